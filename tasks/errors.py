@@ -1,0 +1,312 @@
+"""Every error the service can tell a person, once: code, sentence, HTTP status, whether trying again can help.
+
+The class docstring is what the user reads (docs/errors.md is generated from it); `detail` says what it was this time.
+"""
+
+import re
+from typing import ClassVar, Literal
+
+Retry = Literal["never", "later", "free"]
+"""never: the same task would fail again. later: another attempt may succeed. free: nothing was tried, so the
+attempt does not count."""
+
+
+class TaskError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    retry: ClassVar[Retry] = "never"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        field: str | None = None,
+        allowed: list[str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Detail is one sentence; `field` a dotted path into the request; `allowed` what would have been accepted;
+        `retry_after` seconds."""
+        super().__init__(detail or self.title())
+        self.detail = detail or self.title()
+        self.field = field
+        self.allowed = allowed
+        self.retry_after = retry_after
+
+    @classmethod
+    def code(cls) -> str:
+        """The stable, machine-readable name: the class name in snake case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def title(cls) -> str:
+        """The sentence every user of this error reads: the first paragraph of the docstring."""
+        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+    def problem(self, instance: str = "") -> dict[str, object]:
+        """This error as an RFC 9457 problem document."""
+        fields: dict[str, object] = {
+            "type": f"/docs/errors#{self.code()}",
+            "title": self.title(),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code(),
+        }
+        if instance:
+            fields["instance"] = instance
+        if self.field is not None:
+            fields["field"] = self.field
+        if self.allowed is not None:
+            fields["allowed"] = self.allowed
+        return fields
+
+
+class MalformedBody(TaskError):
+    """The body is not one JSON object in UTF-8 with unique keys, finite numbers and sane nesting."""
+
+    status = 400
+
+
+class UnsupportedMediaType(TaskError):
+    """The body must be sent as application/json."""
+
+    status = 415
+
+
+class NotAcceptable(TaskError):
+    """None of the types named in Accept can be given."""
+
+    status = 406
+
+
+class BodyTooLarge(TaskError):
+    """The request body is larger than the limit."""
+
+    status = 413
+
+
+class InvalidRequest(TaskError):
+    """A field of the request has a value that is not allowed."""
+
+    status = 422
+
+
+class UnknownModel(TaskError):
+    """There is no model of this name."""
+
+    status = 422
+
+
+class UnknownLane(TaskError):
+    """There is no lane of this name."""
+
+    status = 422
+
+
+class UnknownLora(TaskError):
+    """The model has no LoRA of this name."""
+
+    status = 422
+
+
+class UnknownScheduler(TaskError):
+    """The model cannot use this scheduler."""
+
+    status = 422
+
+
+class SizeNotSupported(TaskError):
+    """The model cannot make a picture of this size."""
+
+    status = 422
+
+
+class TooManySteps(TaskError):
+    """More steps than the model allows."""
+
+    status = 422
+
+
+class PromptTooLong(TaskError):
+    """The prompt is longer than the model allows."""
+
+    status = 422
+
+
+class TooManyImages(TaskError):
+    """More pictures in one task than the model allows."""
+
+    status = 422
+
+
+class NegativePromptNotSupported(TaskError):
+    """The model takes no negative prompt."""
+
+    status = 422
+
+
+class IdempotencyKeyReused(TaskError):
+    """This Idempotency-Key was already used with another body."""
+
+    status = 422
+
+
+class NotFound(TaskError):
+    """There is nothing at this address."""
+
+    status = 404
+
+
+class MethodNotAllowed(TaskError):
+    """This address does not take this method."""
+
+    status = 405
+
+
+class UnknownTask(TaskError):
+    """There is no task of this id."""
+
+    status = 404
+
+
+class UnknownImage(TaskError):
+    """The task has no picture of this index."""
+
+    status = 404
+
+
+class ImageNotReady(TaskError):
+    """The task has not ended yet, so there is no picture to give."""
+
+    status = 409
+
+
+class AlreadyEnded(TaskError):
+    """The task has already ended, so it cannot be canceled."""
+
+    status = 409
+
+
+class NoImage(TaskError):
+    """The task ended without a picture, so there will never be one."""
+
+    status = 410
+
+
+class RangeNotSatisfiable(TaskError):
+    """The Range header asks for bytes the picture does not have."""
+
+    status = 416
+
+
+class QueueUnavailable(TaskError):
+    """The queue (Kafka) cannot be reached now. Send the same request again, with the same Idempotency-Key if it had
+    one: it may or may not have been taken."""
+
+    status = 503
+    retry = "later"
+
+
+class StoreUnavailable(TaskError):
+    """The picture store (S3) cannot be reached now. Nothing is lost; ask again."""
+
+    status = 503
+    retry = "later"
+
+
+class StartingUp(TaskError):
+    """The service is still reading the queue from where it left off. Ask again in a moment."""
+
+    status = 503
+    retry = "later"
+
+
+class Canceled(TaskError):
+    """The task was canceled."""
+
+    status = 410
+
+
+class StartedTooLate(TaskError):
+    """The task was not started within the time the caller gave it (start_within), so it was dropped."""
+
+    status = 410
+
+
+class RanTooLong(TaskError):
+    """The task ran longer than its max_runtime and was stopped."""
+
+    status = 410
+
+
+class RunnerBusy(TaskError):
+    """The runner has no room for another task just now."""
+
+    status = 429
+    retry = "free"
+
+
+class RunnerLoading(TaskError):
+    """The runner is still loading its model, or is shutting down."""
+
+    status = 503
+    retry = "free"
+
+
+class RunnerLost(TaskError):
+    """The runner stopped answering while it worked on the task."""
+
+    status = 502
+    retry = "later"
+
+
+class OutOfMemory(TaskError):
+    """The GPU ran out of memory while making the picture."""
+
+    status = 500
+    retry = "later"
+
+
+class GenerationFailed(TaskError):
+    """The model failed while making the picture."""
+
+    status = 500
+    retry = "later"
+
+
+class BrokenPicture(TaskError):
+    """The model produced numbers that are no picture (NaN). Another seed, size or scheduler may help."""
+
+    status = 500
+
+
+class LoraUnusable(TaskError):
+    """The LoRA could not be put onto the model."""
+
+    status = 500
+
+
+class WorkerFailed(TaskError):
+    """The service itself made a mistake while working on the task."""
+
+    status = 500
+    retry = "later"
+
+
+def _all(cls: type[TaskError]) -> dict[str, type[TaskError]]:
+    found = {}
+    for sub in cls.__subclasses__():
+        found[sub.code()] = sub
+        found |= _all(sub)
+    return found
+
+
+ERRORS: dict[str, type[TaskError]] = _all(TaskError)
+"""Every error by its code."""
+
+
+def from_code(code: str, detail: str) -> TaskError:
+    """The error a runner or an older record named; a code we do not know becomes `generation_failed` and keeps its
+    own code in the sentence."""
+    known = ERRORS.get(code)
+    return known(detail) if known else GenerationFailed(f"{code}: {detail}")

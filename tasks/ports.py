@@ -1,0 +1,168 @@
+"""What the core asks of the outside: Protocols only. adapters/ has a real and an in-memory one for each."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from tasks.events import Event, Outcome
+from tasks.frames import Frame
+from tasks.run import RunnerCard, RunRequest
+from tasks.task import Task
+
+RecordKind = Literal["task", "event", "card"]
+Partition = int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies in the log. `lane` is the full topic name."""
+
+    topic: str
+    partition: Partition
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read. `timestamp` is the broker's append time in Unix seconds."""
+
+    kind: RecordKind
+    lane: str
+    place: Place
+    timestamp: float
+    key: str
+    value: bytes
+    headers: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A run of records, in log order within each partition."""
+
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These partitions are now ours. Until the events partition has been read up to `events_until[p]`, what has
+    already happened to its tasks is not known, and none may be started. `lanes_from` holds the committed offsets
+    by (lane, partition)."""
+
+    events_until: Mapping[Partition, int]
+    lanes_from: Mapping[tuple[str, Partition], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """These partitions are no longer ours."""
+
+    partitions: frozenset[Partition]
+
+
+Delivery = Records | Assigned | Revoked
+
+
+class Clock(Protocol):
+    """Time, so that tests own it."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class TaskLog(Protocol):
+    """The log: Kafka, or its twin. Raises QueueUnavailable where it cannot be reached in time."""
+
+    async def append_task(self, task: Task) -> Place:
+        """Append to the task's lane, acknowledged by all in-sync replicas."""
+        ...
+
+    async def append_event(self, event: Event, partition: Partition) -> Place:
+        """Append to the events partition that belongs to the task's, acknowledged."""
+        ...
+
+    def emit(self, event: Event, partition: Partition) -> None:
+        """Append without waiting: for what may be lost (started, progress). Never blocks, never raises."""
+        ...
+
+    async def append_card(self, card: RunnerCard) -> None:
+        """Publish what a model's runners can do."""
+        ...
+
+    async def dead_letter(self, record: Record, reason: str) -> None:
+        """Append the record, whole, to the dead letters with the reason in its headers."""
+        ...
+
+    def follow(self) -> AsyncIterator[Records]:
+        """Everything of every partition, as the gateway needs it, for ever: cards, lanes, events."""
+        ...
+
+    def own(self) -> AsyncIterator[Delivery]:
+        """A share of the partitions, as the consumer needs it, for ever. Cards come to every owner."""
+        ...
+
+    def commit(self, lane: str, partition: Partition, offset: int) -> None:
+        """Everything below offset is done. Ignored where the partition is not ours or the offset would go back."""
+        ...
+
+    async def ends(self) -> Mapping[tuple[str, Partition], int]:
+        """The end offset of each partition of lanes and events, by (topic, partition), as of now."""
+        ...
+
+    async def close(self) -> None:
+        """Flush what was emitted, commit, leave the group."""
+        ...
+
+
+class ImageStore(Protocol):
+    """The store: S3, or its twin. Raises StoreUnavailable where it cannot be reached."""
+
+    async def put_image(self, key: str, data: bytes, content_type: str) -> None:
+        """Write one picture, whole or not at all."""
+        ...
+
+    async def get_image(self, key: str, byte_range: tuple[int, int | None] | None = None) -> bytes:
+        """The picture's bytes, or `(first, last)` of them, both inclusive. Raises UnknownImage, RangeNotSatisfiable."""
+        ...
+
+    async def put_outcome(self, outcome: Outcome) -> Outcome:
+        """Write the outcome if there is none yet; the answer is the one that stands, this one or the earlier."""
+        ...
+
+    async def get_outcome(self, task_id: str) -> Outcome | None:
+        """The outcome that stands, or None."""
+        ...
+
+    async def delete_images(self, keys: Sequence[str]) -> None:
+        """Remove pictures of an attempt that lost."""
+        ...
+
+    async def put_once(self, key: str, data: bytes) -> bytes:
+        """Write if there is nothing yet; the answer is what stands there."""
+        ...
+
+
+class Runner(Protocol):
+    """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        ...
+
+    async def card(self) -> RunnerCard:
+        """What it can do now."""
+        ...
+
+    def run(self, request: RunRequest) -> AsyncIterator[Frame]:
+        """One attempt, frame by frame, the last of them `end`. Closing the iterator cancels. An `error` frame is
+        raised as the TaskError it names."""
+        ...
