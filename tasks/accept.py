@@ -61,10 +61,11 @@ def accept(
     _check_words(request, card)
     _check_loras(request, card)
     record = request if isinstance(request, TaskRecord) else None
+    asked_for = record.alias if record and record.alias else request.model_name
     return Task(
         task_id=task_id,
         model_name=card.model,
-        alias=None if request.model_name == card.model else request.model_name,
+        alias=None if asked_for == card.model else asked_for,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         image_params=params,

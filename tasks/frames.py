@@ -53,7 +53,7 @@ class Decoder:
             try:
                 header = json.loads(self._buffer[_LENGTHS.size : _LENGTHS.size + head])
                 kind = header.pop("kind")
-            except (ValueError, KeyError, AttributeError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise BrokenFrame(f"a frame header is not JSON with a kind: {error}") from error
             body = bytes(self._buffer[_LENGTHS.size + head : end])
             del self._buffer[:end]

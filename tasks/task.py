@@ -66,6 +66,7 @@ class TaskRecord(GenerateRequest):
 
     task_id: TaskId
     created_at: float | None = Field(default=None, description="Unix seconds; default: the record's timestamp.")
+    alias: str | None = Field(default=None, description="The other name of the model it was asked for by.")
     fingerprint: str | None = None
     traceparent: str | None = None
 

@@ -1,0 +1,48 @@
+"""What a task lives through: parts killed, parts added, while it runs."""
+
+import signal
+
+from tests.e2e.stack import Api, Part, Stack, until
+
+LONG = {"steps": 100, "width": 256, "height": 256}
+
+
+def test_a_runner_killed_mid_task_costs_one_attempt_and_the_task_ends_once(api: Api, sd_runner: Part):
+    task = api.submit(image_params=LONG)
+    api.stepping(task)
+    sd_runner.kill()
+    sd_runner.start().ready()
+    status = api.reached(task, "completed", "failed", seconds=120)
+    assert status["status"] == "completed", status
+    assert status["attempt"] >= 2
+    assert api.image(task).status_code == 200
+
+
+def test_a_consumer_killed_mid_task_loses_nothing(api: Api, consumer: Part):
+    task = api.submit(image_params=LONG)
+    waiting = [api.submit(image_params={"steps": 2}, user_id="later") for _ in range(3)]
+    api.stepping(task)
+    consumer.kill()
+    meanwhile = api.submit(image_params={"steps": 2})
+    consumer.start().ready()
+    for one in (task, *waiting, meanwhile):
+        assert api.reached(one, "completed", "failed", seconds=120)["status"] == "completed"
+
+
+def test_a_second_consumer_that_joins_and_leaves_mid_task_makes_nothing_run_twice(
+    api: Api, stack: Stack, consumer: Part, sd_runner: Part, flux_runner: Part
+):
+    tasks = [
+        api.submit(model, image_params={"steps": 60}, user_id=f"user-{index}")
+        for index in range(4)
+        for model in ("sd-mini", "flux-mini")
+    ]
+    second = stack.consumer(sd_runner, flux_runner).ready()
+    tasks += [api.submit(model, image_params={"steps": 20}) for model in ("sd-mini", "flux-mini")]
+    done = [api.reached(task, "completed", "failed", seconds=120) for task in tasks]
+    assert [status["attempt"] for status in done] == [1] * len(tasks)
+    assert {status["status"] for status in done} == {"completed"}
+    second.signal(signal.SIGTERM)
+    until(lambda: second.process is not None and second.process.poll() is not None, 40, "the second consumer gone")
+    task = api.submit(image_params={"steps": 2})
+    assert api.reached(task, "completed")["attempt"] == 1
