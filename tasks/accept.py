@@ -82,6 +82,33 @@ def accept(
     )
 
 
+def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
+    """A record that `accept` refused, as a task that can only end: open values stay empty (0)."""
+    asked = record.image_params
+    return Task(
+        task_id=record.task_id,
+        model_name=record.model_name,
+        alias=record.alias,
+        prompt=record.prompt,
+        negative_prompt=record.negative_prompt,
+        image_params=ImageParams(
+            width=asked.width or 0,
+            height=asked.height or 0,
+            steps=asked.steps or 0,
+            guidance_scale=asked.guidance_scale or 0.0,
+            seed=asked.seed or 0,
+            num_images=asked.num_images or 1,
+            format=asked.format or DEFAULT_FORMAT,
+            scheduler=asked.scheduler or "",
+        ),
+        loras=record.loras,
+        user_id=record.user_id,
+        topic=lane,
+        created_at=created_at,
+        fingerprint=record.fingerprint,
+    )
+
+
 def _params(asked: RequestedParams, card: RunnerCard, task_id: str) -> ImageParams:
     width = asked.width or card.width
     height = asked.height or card.height

@@ -101,12 +101,14 @@ class TaskLog(Protocol):
         """Append the record, whole, to the dead letters with the reason in its headers."""
         ...
 
-    def follow(self) -> AsyncIterator[Records]:
-        """Everything of every partition, as the gateway needs it, for ever: cards, lanes, events."""
+    def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncIterator[Records]:
+        """Everything of every partition, as the gateway needs it, for ever: all cards first, then lanes and events
+        from `offsets`, by (topic, partition). A partition not named there is read from where nothing unfinished is
+        missed."""
         ...
 
     def own(self) -> AsyncIterator[Delivery]:
-        """A share of the partitions, as the consumer needs it, for ever. Cards come to every owner."""
+        """A share of the partitions, as the consumer needs it, for ever. All cards come first, to every owner."""
         ...
 
     def commit(self, lane: str, partition: Partition, offset: int) -> None:

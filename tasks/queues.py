@@ -1,0 +1,97 @@
+"""Every model's fair queue, fed by what happens to tasks: the owner decides by it, the gateway tells positions by it."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from tasks.fair_queue import Entry, FairQueue, Flow
+from tasks.ports import Partition
+from tasks.run import RunnerCard
+from tasks.state import TaskState
+from tasks.task import Task
+
+
+@dataclass(slots=True)
+class _Known:
+    model: str
+    partition: Partition
+    created_at: float
+    entry: Entry | None = None
+    """Its place, while it is being served."""
+
+
+class Queues:
+    """The unfinished tasks of some partitions, by model."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """Weights by lane, as the fair queue takes them."""
+        self._weights = weights
+        self._queues: dict[str, FairQueue] = {}
+        self._known: dict[str, _Known] = {}
+
+    def __len__(self) -> int:
+        """How many unfinished tasks there are, running ones included."""
+        return len(self._known)
+
+    def add(self, task: Task, partition: Partition, state: TaskState) -> None:
+        """A task became known: it takes its place, and leaves it again if it is already being served."""
+        if state.ended or task.task_id in self._known:
+            return
+        self._known[task.task_id] = _Known(task.model_name, partition, task.created_at)
+        self.queue(task.model_name).push(task.task_id, Flow(task.topic, task.user_id), task.cost)
+        self.move(task.task_id, state)
+
+    def move(self, task_id: str, state: TaskState) -> None:
+        """The task's state changed: served, given back into its old place, or ended."""
+        known = self._known.get(task_id)
+        if known is None:
+            return
+        queue = self.queue(known.model)
+        if state.ended:
+            queue.remove(task_id)
+            del self._known[task_id]
+        elif state.status == "running":
+            known.entry = queue.serve(task_id) or known.entry
+        elif known.entry is not None:
+            queue.restore(known.entry)
+            known.entry = None
+
+    def queue(self, model: str) -> FairQueue:
+        """The model's queue."""
+        if model not in self._queues:
+            self._queues[model] = FairQueue(self._weights)
+        return self._queues[model]
+
+    def models(self) -> Iterator[str]:
+        """Every model that has had a task."""
+        return iter(tuple(self._queues))
+
+    def position(self, task_id: str) -> int | None:
+        """How many queued tasks of the model are served before it; None when it is not queued."""
+        known = self._known.get(task_id)
+        return None if known is None else self.queue(known.model).position(task_id)
+
+    def estimate(self, task: Task, state: TaskState, card: RunnerCard | None) -> float | None:
+        """Seconds until the task is done, from the costs of what is before it and the model's runners; None: unknown."""
+        if state.ended or card is None:
+            return None
+        if state.status == "running":
+            return task.cost * (1 - state.step / state.steps) if state.steps else task.cost
+        ahead = self.queue(task.model_name).wait_estimate(task.task_id) or 0.0
+        return state.delay + ahead / max(1, card.runners) + task.cost
+
+    def forget(self, partitions: Collection[Partition]) -> list[str]:
+        """Drop the tasks of these partitions; their ids."""
+        gone = [task_id for task_id, known in self._known.items() if known.partition in partitions]
+        for task_id in gone:
+            self.queue(self._known.pop(task_id).model).remove(task_id)
+        return gone
+
+    def depths(self, now: Callable[[], float]) -> Iterator[tuple[str, str, int, float]]:
+        """Model, lane, how many are queued, and the age in seconds of the oldest, for every lane that has some."""
+        for model, queue in self._queues.items():
+            lanes: dict[str, tuple[int, float]] = {}
+            for entry in queue:
+                count, oldest = lanes.get(entry.flow.lane, (0, now()))
+                lanes[entry.flow.lane] = (count + 1, min(oldest, self._known[entry.task_id].created_at))
+            for lane, (count, oldest) in lanes.items():
+                yield model, lane, count, max(0.0, now() - oldest)
