@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
@@ -69,7 +69,9 @@ class MemoryLog:
     def __init__(self, broker: MemoryBroker) -> None:
         """A client of the broker."""
         self.broker = broker
+        self.events_topic = EVENTS
         self.owned: frozenset[Partition] = frozenset()
+        self._deaf = False
         self._pending: list[Delivery] = []
         self._positions: dict[tuple[str, Partition], int] = {}
 
@@ -80,11 +82,13 @@ class MemoryLog:
 
     async def append_event(self, event: Event, partition: Partition) -> Place:
         """See TaskLog."""
+        if self._deaf:
+            raise QueueUnavailable
         return self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
     def emit(self, event: Event, partition: Partition) -> None:
         """See TaskLog."""
-        if not self.broker.down:
+        if not self.broker.down and not self._deaf:
             self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
     async def append_card(self, card: RunnerCard) -> None:
@@ -96,7 +100,7 @@ class MemoryLog:
         headers = {**record.headers, "kafka_dlt-exception-message": reason.encode()}
         self.broker.append(DEAD_LETTERS, 0, record.key, record.value, headers)
 
-    async def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncIterator[Records]:
+    async def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """See TaskLog."""
         positions = dict(offsets)
         for topic in (CARDS, EVENTS, *self.broker.lanes):
@@ -109,7 +113,7 @@ class MemoryLog:
             else:
                 await self.broker.changed()
 
-    async def own(self) -> AsyncIterator[Delivery]:
+    async def own(self) -> AsyncGenerator[Delivery, None]:
         """See TaskLog."""
         self._positions = {(CARDS, 0): 0}
         if cards := self._read(self._positions):
@@ -136,7 +140,7 @@ class MemoryLog:
             self._pending.append(Revoked(lost))
         if won:
             starts = {(lane, p): self.broker.committed.get((lane, p), 0) for lane in self.broker.lanes for p in won}
-            self._pending.append(Assigned({p: len(self.broker.topics[EVENTS][p]) for p in won}, starts))
+            self._pending.append(Assigned({p: len(self.broker.topics[EVENTS][p]) for p in won}))
             self._positions |= starts | {(EVENTS, p): 0 for p in won}
 
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
@@ -163,6 +167,10 @@ class MemoryLog:
             self.owned = frozenset()
             self._pending.clear()
             self.broker.rebalance()
+
+    def deaf(self) -> None:
+        """From now on nothing this process says arrives: it is dead, or cut off."""
+        self._deaf = True
 
     async def close(self) -> None:
         """See TaskLog."""

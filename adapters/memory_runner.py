@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from tasks.errors import RunnerBusy, RunnerLoading, RunnerLost, TaskError
 from tasks.frames import Frame
@@ -40,7 +40,7 @@ class MemoryRunner:
             raise RunnerLoading
         return self._card
 
-    async def run(self, request: RunRequest) -> AsyncIterator[Frame]:
+    async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
         """See Runner."""
         if self.away:
             raise RunnerLost

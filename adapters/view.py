@@ -3,6 +3,7 @@
 Disposable: it is rebuilt from the log, and offsets are kept in the same transaction as what was read. One thread uses it.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tasks.accept import accept, find_lane, unaccepted
-from tasks.errors import TaskError
+from tasks.errors import TaskError, from_code
 from tasks.events import Event, Outcome, parse_event
 from tasks.ports import Partition, Place, Record
 from tasks.run import RunnerCard
@@ -22,7 +23,7 @@ from tasks.task import Task, TaskRecord
 VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
-  task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER, body BLOB, outcome BLOB,
+  task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER, body BLOB, refusal BLOB, outcome BLOB,
   status TEXT NOT NULL DEFAULT 'queued', attempt INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
   owner TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
   cancel_requested INTEGER NOT NULL DEFAULT 0, delay REAL NOT NULL DEFAULT 0, updated_at REAL NOT NULL
@@ -86,6 +87,7 @@ class TaskView:
     state: TaskState
     outcome: Outcome | None
     updated_at: float
+    refusal: TaskError | None = None
 
 
 class View:
@@ -124,12 +126,12 @@ class View:
     def get(self, task_id: str) -> TaskView | None:
         """What is known of the task; None: nothing."""
         row = self._db.execute(
-            f'SELECT partition, topic, "offset", body, outcome, updated_at, {_STATE} FROM tasks WHERE task_id = ?',
+            f'SELECT partition, topic, "offset", body, refusal, outcome, updated_at, {_STATE} FROM tasks WHERE task_id = ?',
             (task_id,),
         ).fetchone()
         if row is None:
             return None
-        partition, topic, offset, body, outcome, updated_at, *state = row
+        partition, topic, offset, body, refusal, outcome, updated_at, *state = row
         return TaskView(
             task_id=task_id,
             task=None if body is None else Task.model_validate_json(body),
@@ -138,6 +140,7 @@ class View:
             state=_state(state),
             outcome=None if outcome is None else Outcome.model_validate_json(outcome),
             updated_at=updated_at,
+            refusal=None if refusal is None else from_code(*json.loads(refusal)),
         )
 
     def cards(self) -> Mapping[str, RunnerCard]:
@@ -151,11 +154,12 @@ class View:
             for topic, partition, end in self._db.execute("SELECT topic, partition, next FROM offsets")
         }
 
-    def unfinished(self) -> Iterator[TaskView]:
-        """Every known task without an outcome, in the order of their records."""
+    def unfinished(self, partition: Partition | None = None) -> Iterator[TaskView]:
+        """Every known task without an outcome, of one partition or all, in the order of their records."""
         ids = self._db.execute(
             "SELECT task_id FROM tasks WHERE status IN ('queued', 'running') AND body IS NOT NULL "
-            'ORDER BY "offset", partition'
+            'AND (? IS NULL OR partition = ?) ORDER BY "offset", partition',
+            (partition, partition),
         ).fetchall()
         for (task_id,) in ids:
             view = self.get(task_id)
@@ -207,10 +211,19 @@ class View:
         if known and known[0]:
             return TaskRead(task, place, state, first=False, refusal=refusal)
         self._db.execute(
-            'INSERT INTO tasks (task_id, partition, topic, "offset", body, updated_at) VALUES (?, ?, ?, ?, ?, ?) '
+            'INSERT INTO tasks (task_id, partition, topic, "offset", body, refusal, updated_at) '
+            "VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (task_id) DO UPDATE SET partition = excluded.partition, topic = excluded.topic, "
-            '"offset" = excluded."offset", body = excluded.body',
-            (task.task_id, place.partition, place.topic, place.offset, task.model_dump_json(), created_at),
+            '"offset" = excluded."offset", body = excluded.body, refusal = excluded.refusal',
+            (
+                task.task_id,
+                place.partition,
+                place.topic,
+                place.offset,
+                task.model_dump_json(),
+                json.dumps([refusal.code(), refusal.detail]) if refusal else None,
+                created_at,
+            ),
         )
         return TaskRead(task, place, state, first=True, refusal=refusal)
 

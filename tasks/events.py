@@ -93,7 +93,7 @@ class Outcome(_Event):
 
     kind: Literal["outcome"] = "outcome"
     status: EndStatus
-    attempt: int
+    attempt: int = Field(description="How many attempts were really made.")
     task: Task
     images: tuple[StoredImage, ...] = ()
     error: TaskFailure | None = None

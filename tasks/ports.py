@@ -1,6 +1,6 @@
 """What the core asks of the outside: Protocols only. adapters/ has a real and an in-memory one for each."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -45,11 +45,9 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class Assigned:
     """These partitions are now ours. Until the events partition has been read up to `events_until[p]`, what has
-    already happened to its tasks is not known, and none may be started. `lanes_from` holds the committed offsets
-    by (lane, partition)."""
+    already happened to its tasks is not known, and none may be started."""
 
     events_until: Mapping[Partition, int]
-    lanes_from: Mapping[tuple[str, Partition], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,11 @@ class Clock(Protocol):
 class TaskLog(Protocol):
     """The log: Kafka, or its twin. Raises QueueUnavailable where it cannot be reached in time."""
 
+    @property
+    def events_topic(self) -> str:
+        """The full name of the events topic."""
+        ...
+
     async def append_task(self, task: Task) -> Place:
         """Append to the task's lane, acknowledged by all in-sync replicas."""
         ...
@@ -101,13 +104,13 @@ class TaskLog(Protocol):
         """Append the record, whole, to the dead letters with the reason in its headers."""
         ...
 
-    def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncIterator[Records]:
+    def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """Everything of every partition, as the gateway needs it, for ever: all cards first, then lanes and events
         from `offsets`, by (topic, partition). A partition not named there is read from where nothing unfinished is
         missed."""
         ...
 
-    def own(self) -> AsyncIterator[Delivery]:
+    def own(self) -> AsyncGenerator[Delivery, None]:
         """A share of the partitions, as the consumer needs it, for ever. All cards come first, to every owner."""
         ...
 
@@ -164,7 +167,7 @@ class Runner(Protocol):
         """What it can do now."""
         ...
 
-    def run(self, request: RunRequest) -> AsyncIterator[Frame]:
+    def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
         """One attempt, frame by frame, the last of them `end`. Closing the iterator cancels. An `error` frame is
         raised as the TaskError it names."""
         ...

@@ -35,7 +35,7 @@ def apply(state: TaskState, event: Event) -> TaskState:
         return state
     match event:
         case Outcome():
-            return replace(state, status=event.status, attempt=max(state.attempt, event.attempt), owner="", delay=0.0)
+            return replace(state, status=event.status, tries=max(state.tries, event.attempt), owner="", delay=0.0)
         case CancelRequested():
             return replace(state, cancel_requested=True)
         case Started():

@@ -1,0 +1,1 @@
+"""What happens between a request and its picture: submit, status, consume."""

@@ -1,0 +1,293 @@
+"""One task from start to outcome. The order of effects is the order of the lines: started, frames, pictures,
+outcome.json (the commit point), outcome event."""
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from functions.consume.metrics import Metrics
+from tasks.errors import (
+    Canceled,
+    GenerationFailed,
+    QueueUnavailable,
+    RanTooLong,
+    StartedTooLate,
+    StoreUnavailable,
+    TaskError,
+    WorkerFailed,
+)
+from tasks.events import EndStatus, Event, Outcome, Progress, Released, Started, StoredImage, TaskFailure, Timings
+from tasks.frames import Frame
+from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
+from tasks.ports import Clock, ImageStore, Partition, Record, Runner, TaskLog
+from tasks.retry import Fail, decide
+from tasks.run import RunRequest
+from tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0)
+"""Waits before asking an absent store or queue again; the last one repeats."""
+_ENDINGS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
+
+
+@dataclass
+class Attempt:
+    """One attempt at one task."""
+
+    task: Task
+    partition: Partition
+    number: int
+    tries: int
+    queued_seconds: float
+    step: int = 0
+    steps: int = 0
+    storing: bool = False
+    generating: "asyncio.Future[None] | None" = None
+    stopped_by: TaskError | None = None
+    pictures: list[tuple[Frame, bytes]] = field(default_factory=list)
+    timings: Timings = Timings()
+    acceleration: dict[str, str] = field(default_factory=dict)
+
+    def stop(self, reason: TaskError) -> None:
+        """End the attempt with this reason, if its picture is not yet made."""
+        if self.stopped_by is None:
+            self.stopped_by = reason
+            if self.generating is not None:
+                self.generating.cancel()
+
+
+class Handler:
+    """Does attempts, for one owner."""
+
+    def __init__(
+        self, log: TaskLog, store: ImageStore, clock: Clock, owner: str, metrics: Metrics, max_runtime: float
+    ) -> None:
+        """`owner` names this process in the events; `max_runtime` (seconds) is for tasks that name none."""
+        self._log = log
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self._metrics = metrics
+        self._max_runtime = max_runtime
+
+    async def run(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> Outcome | Released:
+        """Do the attempt at the runner and say how it went: the outcome that stands, or that it is queued again.
+
+        `leaving` is called when the runner will have room for the next task in a moment.
+        """
+        task = attempt.task
+        heartbeat = asyncio.ensure_future(self._heartbeat(attempt))
+        try:
+            self._log.emit(self._started(attempt), attempt.partition)
+            log.info("started", extra={"task_id": task.task_id, "attempt": attempt.number, "runner": runner.url})
+            try:
+                await self._generate(attempt, runner, leaving)
+            except TaskError as error:
+                return await self._failed(attempt, error)
+            finally:
+                attempt.storing = bool(attempt.pictures)
+                leaving()
+            began = self._clock.monotonic()
+            images = await self._store_pictures(attempt)
+            attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})
+            return await self.conclude(task, attempt.partition, attempt=attempt, images=images)
+        except Exception as error:
+            log.exception("a mistake of ours", extra={"task_id": task.task_id, "attempt": attempt.number})
+            return await self._failed(attempt, WorkerFailed(f"{type(error).__name__}: {error}"))
+        finally:
+            heartbeat.cancel()
+
+    async def conclude(
+        self,
+        task: Task,
+        partition: Partition,
+        *,
+        attempt: Attempt | None = None,
+        images: tuple[StoredImage, ...] = (),
+        error: TaskError | None = None,
+    ) -> Outcome:
+        """Write how the task ended, once, and announce what stands: this, or what another owner wrote before."""
+        outcome = Outcome(
+            task_id=task.task_id,
+            at=self._clock.now(),
+            status=_ENDINGS.get(type(error), "failed") if error else "completed",
+            attempt=attempt.tries if attempt else 0,
+            task=task,
+            images=images,
+            error=TaskFailure(code=error.code(), message=error.detail) if error else None,
+            timings=attempt.timings if attempt else Timings(),
+            acceleration=attempt.acceleration if attempt else {},
+        )
+        stands: Outcome = await self._insist(lambda: self._store.put_outcome(outcome))
+        if images and stands.images != images:
+            await self._insist(lambda: self._store.delete_images([image.key for image in images]))
+        await self.announce(stands, partition)
+        return stands
+
+    async def announce(self, outcome: Outcome, partition: Partition) -> None:
+        """Append the outcome that stands to the events."""
+        await self._insist(lambda: self._log.append_event(outcome, partition))
+        self._metrics.ended(outcome)
+        fields = {"task_id": outcome.task_id, "status": outcome.status, "attempt": outcome.attempt}
+        if outcome.error is not None:
+            fields |= {"code": outcome.error.code, "error": outcome.error.message}
+        log.info("ended", extra=fields)
+
+    async def known_outcome(self, task_id: str) -> Outcome | None:
+        """The outcome an earlier owner may have written without announcing it."""
+        return await self._insist(lambda: self._store.get_outcome(task_id))
+
+    async def bury(self, record: Record, reason: str) -> None:
+        """Put a record nobody can read with the dead letters."""
+        await self._insist(lambda: self._log.dead_letter(record, reason))
+        self._metrics.dead_letters.inc()
+        log.warning("dead letter", extra={"place": str(record.place), "reason": reason})
+
+    async def release(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
+        """Say that the attempt is over and the task is queued again."""
+        released = Released(
+            task_id=attempt.task.task_id,
+            at=self._clock.now(),
+            attempt=attempt.number,
+            owner=self._owner,
+            code=code,
+            delay=delay,
+            counts=counts,
+        )
+        await self._insist(lambda: self._log.append_event(released, attempt.partition))
+        self._metrics.retries.labels(attempt.task.model_name, code).inc()
+        log.info("queued again", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
+        return released
+
+    async def _generate(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> None:
+        if attempt.stopped_by is not None:
+            raise attempt.stopped_by
+        limit = attempt.task.max_runtime or self._max_runtime
+        attempt.generating = asyncio.ensure_future(self._read_frames(attempt, runner, leaving))
+        deadline = asyncio.ensure_future(self._clock.sleep(limit))
+        try:
+            await asyncio.wait((attempt.generating, deadline), return_when=asyncio.FIRST_COMPLETED)
+            if not attempt.generating.done():
+                attempt.stop(RanTooLong(f"It was stopped after {limit:g} seconds."))
+            await attempt.generating
+        except asyncio.CancelledError:
+            attempt.generating.cancel()
+            if attempt.stopped_by is None:
+                raise
+            raise attempt.stopped_by from None
+        finally:
+            deadline.cancel()
+            attempt.generating = None
+
+    async def _read_frames(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> None:
+        emitted = self._clock.monotonic()
+        async with aclosing(runner.run(self._request(attempt))) as frames:
+            async for frame in frames:
+                match frame.kind:
+                    case "step":
+                        attempt.step, attempt.steps = frame.header["step"], frame.header["steps"]
+                        if attempt.step >= attempt.steps - 1:
+                            leaving()
+                        if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
+                            emitted = self._clock.monotonic()
+                            self._log.emit(self._progress(attempt), attempt.partition)
+                    case "image":
+                        attempt.pictures.append((frame, frame.payload))
+                    case "end":
+                        attempt.timings = Timings(
+                            queued=attempt.queued_seconds,
+                            loading=frame.header.get("seconds_loading"),
+                            generating=frame.header.get("seconds_generating"),
+                        )
+                        attempt.acceleration = frame.header.get("acceleration", {})
+                    case _:
+                        continue
+        if len(attempt.pictures) != attempt.task.image_params.num_images:
+            raise GenerationFailed(
+                f"The runner ended with {len(attempt.pictures)} of {attempt.task.image_params.num_images} pictures."
+            )
+
+    async def _failed(self, attempt: Attempt, error: TaskError) -> Outcome | Released:
+        attempt.pictures.clear()
+        attempt.storing = False
+        decision = decide(error, attempt.tries)
+        if isinstance(decision, Fail):
+            return await self.conclude(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
+        return await self.release(attempt, error.code(), decision.delay, decision.counts)
+
+    async def _store_pictures(self, attempt: Attempt) -> tuple[StoredImage, ...]:
+        unique = f"{attempt.number}-{secrets.token_hex(4)}"
+        folder = f"tasks/{attempt.task.task_id}"
+        suffix = attempt.task.image_params.format
+
+        async def put(frame: Frame, data: bytes) -> StoredImage:
+            header = frame.header
+            key = f"{folder}/{unique}-{header['index']}.{suffix}"
+            await self._insist(lambda: self._store.put_image(key, data, header["content_type"]))
+            return StoredImage(
+                key=key,
+                content_type=header["content_type"],
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                width=header["width"],
+                height=header["height"],
+                seed=header["seed"],
+            )
+
+        in_order = sorted(attempt.pictures, key=lambda picture: picture[0].header["index"])
+        return tuple(await asyncio.gather(*(put(frame, data) for frame, data in in_order)))
+
+    async def _heartbeat(self, attempt: Attempt) -> None:
+        while True:
+            await self._clock.sleep(HEARTBEAT_SECONDS)
+            self._log.emit(self._progress(attempt), attempt.partition)
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))
+        while True:
+            try:
+                return await call()
+            except (StoreUnavailable, QueueUnavailable):
+                await self._clock.sleep(next(delays))
+
+    def _started(self, attempt: Attempt) -> Event:
+        return Started(
+            task_id=attempt.task.task_id, at=self._clock.now(), attempt=attempt.number, owner=self._owner
+        )
+
+    def _progress(self, attempt: Attempt) -> Event:
+        return Progress(
+            task_id=attempt.task.task_id,
+            at=self._clock.now(),
+            attempt=attempt.number,
+            owner=self._owner,
+            step=attempt.step,
+            steps=attempt.steps or attempt.task.image_params.steps,
+        )
+
+    def _request(self, attempt: Attempt) -> RunRequest:
+        task, params = attempt.task, attempt.task.image_params
+        metadata = {"task_id": task.task_id, "model": task.model_name}
+        if task.alias is not None:
+            metadata["alias"] = f"{task.alias} answered by {task.model_name}"
+        return RunRequest(
+            task_id=task.task_id,
+            attempt=attempt.number,
+            model_name=task.model_name,
+            prompt=task.prompt,
+            negative_prompt=task.negative_prompt,
+            loras=task.loras,
+            metadata=metadata,
+            preview=task.previews,
+            max_runtime=task.max_runtime or self._max_runtime,
+            **params.model_dump(),
+        )
