@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     consumer_grace: float = Field(
         30.0, ge=0, le=3600, description="Consumer: seconds running tasks get to end on SIGTERM."
     )
+    consumer_host: str = Field("127.0.0.1", description="Consumer: address its port listens on.")
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
     )

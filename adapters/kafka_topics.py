@@ -1,0 +1,74 @@
+"""The topics: made where they are missing, refused where they cannot work."""
+
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from adapters.kafka_client import Outage, client_config
+from config.settings import Settings
+
+_DAY_MS = 24 * 3600 * 1000
+_COMPACT = {
+    # The defaults (1 GiB segments, half dirty) would never compact topics as small as these.
+    "segment.ms": "3600000",
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": str(_DAY_MS),
+}
+_APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
+_EVENTS = {"cleanup.policy": "compact,delete", "retention.ms": str(7 * _DAY_MS), **_COMPACT, **_APPEND_TIME}
+_LANE = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS), **_APPEND_TIME}
+_MODELS = {"cleanup.policy": "compact", **_COMPACT}
+_DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
+_WAIT_SECONDS = 15.0
+
+
+def create_topics(settings: Settings) -> None:
+    """Make every topic that is missing and wait until all are known. Exits with a sentence where topics that exist
+    cannot work together."""
+    wanted = {lane: (settings.kafka_partitions, _LANE) for lane in settings.lane_names} | {
+        settings.topic("events"): (settings.kafka_partitions, _EVENTS),
+        settings.topic("models"): (1, _MODELS),
+        settings.topic("dead_letter"): (1, _DEAD_LETTER),
+    }
+    admin = AdminClient(client_config(settings, Outage()))
+    new = [
+        NewTopic(name, num_partitions=count, replication_factor=settings.kafka_replication, config=dict(config))
+        for name, (count, config) in wanted.items()
+    ]
+    for future in admin.create_topics(new, operation_timeout=_WAIT_SECONDS).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    _check(settings, _wait_for(admin, wanted.keys()))
+
+
+def partition_counts(admin: AdminClient, timeout: float) -> dict[str, int]:
+    """How many partitions each topic has."""
+    topics = admin.list_topics(timeout=timeout).topics
+    return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+
+def _wait_for(admin: AdminClient, names: "Mapping[str, object] | object") -> dict[str, int]:
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        counts = partition_counts(admin, _WAIT_SECONDS)
+        missing = [name for name in names if not counts.get(name)]  # type: ignore[attr-defined]
+        if not missing:
+            return counts
+        if time.monotonic() > deadline:
+            raise SystemExit(f"Kafka does not show the topics {', '.join(missing)} {_WAIT_SECONDS:g} s after making them.")
+        time.sleep(0.05)
+
+
+def _check(settings: Settings, counts: Mapping[str, int]) -> None:
+    shared = {name: counts[name] for name in (*settings.lane_names, settings.topic("events"))}
+    if len(set(shared.values())) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in shared.items())
+        raise SystemExit(
+            f"All lanes and {settings.topic('events')} must have the same number of partitions, but {said}. "
+            "Delete the ones that are wrong, or choose another KAFKA_TOPIC_PREFIX."
+        )

@@ -1,0 +1,157 @@
+"""The store on S3: pictures, and outcomes that are written once."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from adapters.memory_store import outcome_key
+from config.settings import Settings
+from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
+from tasks.events import Outcome
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_THREADS = 16
+_RETRY_AFTER = 2.0
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_TAKEN = {"PreconditionFailed", "412"}
+_RACING = {"ConditionalRequestConflict", "409", "OperationAborted"}
+_BAD_RANGE = {"InvalidRange", "416"}
+
+
+def s3_client(settings: Settings) -> "S3Client":
+    """A client with short patience; address and credentials come by the usual AWS names."""
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.aws_endpoint_url_s3,
+        config=Config(
+            connect_timeout=settings.s3_timeout,
+            read_timeout=settings.s3_timeout,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=_THREADS,
+            s3={"addressing_style": "path" if settings.aws_endpoint_url_s3 else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def create_bucket(settings: Settings) -> None:
+    """Make the bucket if it is missing."""
+    client = s3_client(settings)
+    try:
+        client.head_bucket(Bucket=settings.s3_bucket)
+    except ClientError as error:
+        if _code(error) not in _MISSING | {"NoSuchBucket"}:
+            raise
+        client.create_bucket(Bucket=settings.s3_bucket)
+
+
+class S3Store:
+    """See ImageStore. boto3 blocks, so it works in a small pool of threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects at the first call."""
+        self._bucket = settings.s3_bucket
+        self._prefix = settings.s3_prefix
+        self._client = s3_client(settings)
+        self._threads = ThreadPoolExecutor(_THREADS, "s3")
+
+    async def check(self) -> None:
+        """Exit with a sentence where the store does not honour `If-None-Match`, on which "one outcome a task" rests.
+
+        Raises StoreUnavailable where it cannot be reached.
+        """
+        key = f"system/check-{secrets.token_hex(8)}"
+        if await self.put_once(key, b"1") != b"1" or await self.put_once(key, b"2") != b"1":
+            raise SystemExit(
+                "The store ignores `If-None-Match: *`, so it cannot promise one outcome a task. Use a store with "
+                "conditional writes: AWS S3, MinIO, Ceph RGW 18 or later, S3Proxy."
+            )
+        await self._call(lambda: self._client.delete_object(**self._at(key)))
+
+    async def put_image(self, key: str, data: bytes, content_type: str) -> None:
+        """See ImageStore."""
+        await self._call(lambda: self._client.put_object(**self._at(key), Body=data, ContentType=content_type))
+
+    async def get_image(self, key: str, byte_range: tuple[int, int | None] | None = None) -> bytes:
+        """See ImageStore."""
+        more: dict[str, Any] = {}
+        if byte_range is not None:
+            first, last = byte_range
+            more["Range"] = f"bytes={first}-{'' if last is None else last}"
+        try:
+            return await self._call(lambda: self._client.get_object(**self._at(key), **more)["Body"].read())
+        except ClientError as error:
+            if _code(error) in _BAD_RANGE:
+                raise RangeNotSatisfiable from error
+            if _code(error) in _MISSING:
+                raise UnknownImage from error
+            raise
+
+    async def put_outcome(self, outcome: Outcome) -> Outcome:
+        """See ImageStore."""
+        stands = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
+        return Outcome.model_validate_json(stands)
+
+    async def get_outcome(self, task_id: str) -> Outcome | None:
+        """See ImageStore."""
+        try:
+            return Outcome.model_validate_json(await self.get_image(outcome_key(task_id)))
+        except UnknownImage:
+            return None
+
+    async def delete_images(self, keys: Sequence[str]) -> None:
+        """See ImageStore."""
+        for key in keys:
+            await self._call(lambda key=key: self._client.delete_object(**self._at(key)))  # type: ignore[misc]
+
+    async def put_once(self, key: str, data: bytes) -> bytes:
+        """See ImageStore."""
+        while True:
+            try:
+                await self._call(lambda: self._client.put_object(**self._at(key), Body=data, IfNoneMatch="*"))
+                return data
+            except ClientError as error:
+                if _code(error) in _RACING:
+                    continue
+                if _code(error) not in _TAKEN:
+                    raise
+            return await self.get_image(key)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"The picture store does not answer: {error}", retry_after=_RETRY_AFTER) from error
+        except ClientError as error:
+            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)
+            known = _MISSING | _TAKEN | _RACING | _BAD_RANGE
+            if _code(error) in known:
+                raise
+            # A wrong bucket or credential is mended by people, and until then nothing may be lost: it counts as away.
+            log.log(logging.WARNING if status < 500 else logging.DEBUG, "the store answered %s", error)
+            raise StoreUnavailable(f"The picture store refuses: {_code(error)}.", retry_after=_RETRY_AFTER) from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
