@@ -134,10 +134,11 @@ class _Reader:
         """A reader of all cards, after handing over those there are."""
         topic = self._settings.topic("models")
         consumer = self._consumer()
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        # Asked before anything is fetched, since it would wait behind a fetch.
         _, end = self._persistently(
             lambda: consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=_CALL_SECONDS)
         )
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
         position = 0
         while position < end and not self._stop.is_set():
             messages = self._poll(consumer)
@@ -313,10 +314,9 @@ class Owner(_Reader):
                 [TopicPartition(self._events, p, max(0, since[p] - _MARGIN_MS)) for p in events], timeout=_CALL_SECONDS
             )
         )
-        for tp in committed:
-            tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
-            tp.metadata = None
-        placed = [*committed, *starts]
+        placed = [
+            TopicPartition(tp.topic, tp.partition, tp.offset if tp.offset >= 0 else OFFSET_BEGINNING) for tp in committed
+        ] + starts
         if self._settings.kafka_group_protocol == "consumer":
             consumer.incremental_assign(placed)
         else:
