@@ -200,7 +200,9 @@ class Follower(_Reader):
         cards = self._cards_reader()
         consumer = self._consumer()
         try:
-            consumer.assign(self._persistently(lambda: self._starts(consumer)))
+            starts = self._persistently(lambda: self._starts(consumer))
+            self._put(Records((), {(tp.topic, tp.partition): tp.offset for tp in starts}))
+            consumer.assign(starts)
             while not self._stop.is_set():
                 self._hand_over(self._poll(consumer))
                 self._hand_over(self._poll(cards, 0))
@@ -229,7 +231,10 @@ class Follower(_Reader):
         for tp in wanted:
             key = (tp.topic, tp.partition)
             found = self._offsets.get(key, committed.get(key, timed.get(key, OFFSET_BEGINNING)))
-            tp.offset = found if found >= 0 or found == OFFSET_END else OFFSET_BEGINNING
+            if found < 0:
+                low, high = consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS)
+                found = high if found == OFFSET_END else low
+            tp.offset = found
         return wanted
 
 

@@ -59,5 +59,5 @@ def configure_logging(settings: Settings, name: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = handlers
     root.setLevel(settings.log_level)
-    for noisy in ("botocore", "boto3", "urllib3", "aiohttp.access", "httpx"):
+    for noisy in ("botocore", "boto3", "urllib3", "aiohttp.access", "httpx", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     )
     runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks get to end on SIGTERM.")
 
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://.*[^/])?$",
+        description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
+    )
     body_limit: int = Field(256 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body, bytes.")
     record_limit: int = Field(64 * 1024, ge=4096, le=1024 * 1024, description="Largest task record, bytes.")
     wait_limit: float = Field(60.0, ge=1, le=600, description="Longest `Prefer: wait`, seconds.")

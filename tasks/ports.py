@@ -37,9 +37,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """A run of records, in log order within each partition."""
+    """A run of records, in log order within each partition. `starts` says, once, where reading begins, by (topic,
+    partition)."""
 
     records: Sequence[Record]
+    starts: Mapping[tuple[str, Partition], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

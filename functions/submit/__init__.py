@@ -1,0 +1,1 @@
+"""Submit: check a request, append the task, say where it stands."""

@@ -1,0 +1,1 @@
+"""BentoML services: thin, one for the gateway and one for each runner."""

@@ -1,0 +1,174 @@
+"""The HTTP API: routes, and how the gateway is put together."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi_offline import FastAPIOffline
+
+from adapters.view import View
+from config.settings import Settings
+from functions.api import describe, problems
+from functions.api.health import Health, HealthLayer
+from functions.api.metrics import GatewayMetrics
+from functions.api.preferences import wait_seconds, wants_image
+from functions.status.events import stream
+from functions.status.follower import Follower
+from functions.status.images import give, pick
+from functions.status.models import list_models
+from functions.status.status import Known, Status
+from functions.submit.body import parse_request, read_body
+from functions.submit.submit import Submit
+from functions.submit.task_ids import TaskIds
+from tasks.errors import InvalidRequest, from_code
+from tasks.ports import Clock, ImageStore, TaskLog
+from tasks.queues import Queues
+from tasks.task import CONTENT_TYPES
+
+log = logging.getLogger("api")
+
+Call = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The parts of a gateway."""
+
+    app: FastAPI
+    follower: Follower
+    status: Status
+    submit: Submit
+    health: Health
+
+
+def wire(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clock) -> Gateway:
+    """A gateway on these adapters. Its app follows the log while its lifespan lasts."""
+    follower = Follower(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
+    status = Status(task_log, store, follower, clock, settings.public_url)
+    submit = Submit(settings, task_log, follower, status, TaskIds(store), clock)
+    metrics = GatewayMetrics()
+    health = Health(task_log, store, follower, metrics)
+    closing = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.ensure_future(follower.run())
+        following.add_done_callback(_crash)
+        try:
+            yield
+        finally:
+            closing.set()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await task_log.close()
+            follower.view.close()
+
+    app = FastAPIOffline(title=describe.TITLE, lifespan=lifespan)
+    app.add_middleware(HealthLayer, health=health)
+    problems.install(app)
+    _routes(app, settings, submit, status, metrics)
+    describe.install(app)
+    return Gateway(app, follower, status, submit, health)
+
+
+def _crash(following: "asyncio.Future[None]") -> None:
+    if not following.cancelled() and (error := following.exception()) is not None:
+        # A gateway that follows nothing would answer with old news for ever.
+        log.critical("the gateway cannot follow the queue: %s", error)
+        raise SystemExit(1)
+
+
+def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, metrics: GatewayMetrics) -> None:
+    def route(method: str, path: str) -> Callable[[Call], Call]:
+        seconds = metrics.seconds.labels(path)
+
+        def add(call: Call) -> Call:
+            async def timed(request: Request) -> Response:
+                began = time.perf_counter()
+                code = 500
+                try:
+                    answer = await call(request)
+                    code = answer.status_code
+                    return answer
+                except Exception as error:
+                    code = getattr(error, "status", 500)
+                    raise
+                finally:
+                    seconds.observe(time.perf_counter() - began)
+                    metrics.requests.labels(path, code).inc()
+
+            methods = ["GET", "HEAD"] if method == "GET" else [method]
+            app.add_route(path, timed, methods=methods, include_in_schema=False)
+            return call
+
+        return add
+
+    def answer(known: Known, code: int, **headers: str) -> JSONResponse:
+        return JSONResponse(status.document(known), code, {"Cache-Control": "no-store", **headers})
+
+    @route("POST", "/generate_image")
+    async def generate_image(request: Request) -> Response:
+        parsed = parse_request(await read_body(request.headers, request.stream(), settings.body_limit))
+        seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
+        accept = request.headers.get("accept", "")
+        picture = seconds is not None and wants_image(accept, CONTENT_TYPES[parsed.image_params.format or "png"])
+        task = await submit(parsed, request.headers.get("idempotency-key"), request.headers.get("traceparent"))
+        headers = {"Location": f"{settings.public_url}/check_status/{task.task_id}"}
+        if seconds is None:
+            known = status.read(task.task_id) or submit.fresh(task)
+            return answer(known, 200 if known.state.ended else 202, **headers)
+        headers["Preference-Applied"] = f"wait={seconds:g}"
+        known = await status.wait(task.task_id, seconds)
+        if not known.state.ended:
+            return answer(known, 202, **headers)
+        if not picture:
+            return answer(known, 200, **headers)
+        if known.outcome is not None and known.outcome.error is not None:
+            raise from_code(known.outcome.error.code, known.outcome.error.message)
+        given = await give(status.store, pick(known, 0))
+        return Response(given.body, given.status, {**given.headers, **headers, "X-Task-Id": task.task_id})
+
+    @route("GET", "/check_status/{task_id}")
+    async def check_status(request: Request) -> Response:
+        seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
+        task_id = request.path_params["task_id"]
+        if seconds is None:
+            return answer(await status.get(task_id), 200)
+        return answer(await status.wait(task_id, seconds), 200, **{"Preference-Applied": f"wait={seconds:g}"})
+
+    @route("GET", "/get_image/{task_id}")
+    async def get_image(request: Request) -> Response:
+        index = request.query_params.get("index", "0")
+        if not index.isascii() or not index.isdecimal() or len(index) > 6:
+            raise InvalidRequest("index must be a number from 0.", field="index")
+        image = pick(await status.get(request.path_params["task_id"]), int(index))
+        given = await give(
+            status.store,
+            image,
+            if_none_match=request.headers.get("if-none-match", ""),
+            range_header=request.headers.get("range", ""),
+            if_range=request.headers.get("if-range", ""),
+        )
+        return Response(given.body, given.status, given.headers)
+
+    @route("POST", "/cancel_task/{task_id}")
+    async def cancel_task(request: Request) -> Response:
+        known = await status.cancel(request.path_params["task_id"])
+        return answer(known, 200 if known.state.ended else 202)
+
+    @route("GET", "/events/{task_id}")
+    async def events(request: Request) -> Response:
+        task_id = request.path_params["task_id"]
+        await status.get(task_id)
+        return StreamingResponse(
+            stream(status, task_id), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    @route("GET", "/models")
+    async def models(request: Request) -> Response:
+        return JSONResponse({"models": list_models(status.follower)}, headers={"Cache-Control": "no-store"})

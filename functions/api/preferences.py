@@ -1,0 +1,68 @@
+"""What a caller prefers: `Prefer: wait=N` (RFC 7240) and `Accept` (RFC 9110)."""
+
+import re
+from collections.abc import Iterable
+
+from tasks.errors import NotAcceptable
+
+_WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.IGNORECASE)
+JSON = "application/json"
+
+
+def wait_seconds(prefer: str, limit: float) -> float | None:
+    """How long the caller wants to wait, at most `limit`; None: not at all. What is not understood is ignored, as the
+    RFC has it."""
+    for part in re.split(r"[,;]", prefer):
+        if match := _WAIT.match(part.strip()):
+            return min(float(match.group(1)), limit)
+    return None
+
+
+def accepted_types(accept: str) -> list[tuple[str, float]]:
+    """The media ranges of an Accept header with their weights; an empty one accepts all."""
+    found = []
+    for part in accept.split(","):
+        media, *params = (piece.strip().lower() for piece in part.split(";"))
+        if not media:
+            continue
+        weight = 1.0
+        for param in params:
+            name, _, value = param.partition("=")
+            if name.strip() == "q":
+                weight = _weight(value)
+        found.append((media, weight))
+    return found or [("*/*", 1.0)]
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0
+
+
+def weight_of(media: str, accepted: Iterable[tuple[str, float]]) -> float:
+    """The weight the caller gives this type: that of the most specific range that covers it; 0: not acceptable."""
+    best = (-1, 0.0)
+    for wanted, weight in accepted:
+        if wanted == media:
+            best = max(best, (2, weight))
+        elif wanted.endswith("/*") and wanted != "*/*" and media.startswith(wanted[:-1]):
+            best = max(best, (1, weight))
+        elif wanted == "*/*":
+            best = max(best, (0, weight))
+    return best[1]
+
+
+def wants_image(accept: str, content_type: str) -> bool:
+    """Whether a finished wait is answered with the picture. Raises NotAcceptable where the caller takes pictures, but
+    not of this type, and no JSON either."""
+    accepted = accepted_types(accept)
+    image, document = weight_of(content_type, accepted), weight_of(JSON, accepted)
+    if image == document == 0:
+        raise NotAcceptable(
+            f"The picture will be {content_type}, and you accept {accept}.", field="Accept", allowed=[content_type, JSON]
+        )
+    named = any(media.startswith("image/") for media, weight in accepted if weight)
+    return named and image >= document

@@ -1,0 +1,191 @@
+"""Parts that belong together, on circus: started as each one's needs are met, stopped in order, all ended when one dies."""
+
+import asyncio
+import os
+import sys
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from circus.arbiter import Arbiter
+from circus.watcher import Watcher
+from tornado.ioloop import IOLoop
+
+Say = Callable[[str, str], None]
+"""Writes one line of a part: its name, the line."""
+
+TICK_SECONDS = 0.1
+_LAST_LINES = 15
+# BentoML's workers live in sessions of their own and outlive a killed supervisor, so neither a process group nor the
+# tree of children finds them. What every descendant does inherit is the environment.
+_MARK = "LOCAL_PART"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process to run. `after` names the parts that must be ready before it starts.
+
+    `ready` says whether it is; None: a job, ready once it has ended with exit code 0. `grace`: seconds from SIGTERM to
+    SIGKILL.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    ready: Callable[[], bool] | None = None
+    grace: float = 5.0
+
+
+class PartDied(Exception):
+    """A part ended that should have gone on, or a job failed."""
+
+    def __init__(self, name: str, exit_code: int, last_lines: Sequence[str]) -> None:
+        """Which part, how it ended and what it said last."""
+        said = "".join(f"\n    {line}" for line in last_lines) or " nothing"
+        super().__init__(f"{name} ended with exit code {exit_code}. It said last:{said}")
+
+
+def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
+    """The parts not yet started whose needs are met."""
+    return [part for part in parts if part.name not in started and set(part.after) <= set(ready)]
+
+
+class Supervisor:
+    """Runs rows of parts. Rows stop from the last to the first, the parts of one row together."""
+
+    def __init__(self, rows: Sequence[Sequence[Part]], say: Say) -> None:
+        """Nothing starts yet. Must be made inside a running event loop."""
+        self._rows = rows
+        self._say = say
+        self._parts = {part.name: part for row in rows for part in row}
+        self._run = uuid.uuid4().hex
+        self._last = {name: deque[str](maxlen=_LAST_LINES) for name in self._parts}
+        self._ended: dict[str, int] = {}
+        self._ready: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._watchers = {name: self._watcher(part) for name, part in self._parts.items()}
+        # An endpoint inside the process: nobody else can steer it. Checked by our own loop, not by circus' timer.
+        self._arbiter = Arbiter(
+            list(self._watchers.values()),
+            "inproc://control",
+            "inproc://events",
+            loop=IOLoop.current(),
+            check_delay=-1,
+            proc_name="ai-image-gen",
+        )
+
+    async def start(self) -> dict[str, float]:
+        """Start all; once every part is ready, the seconds each one took. Raises PartDied."""
+        await self._arbiter.start()
+        started: set[str] = set()
+        while len(self._ready) < len(self._parts):
+            for part in startable(self._parts.values(), started, self._ready):
+                started.add(part.name)
+                await self._arbiter.start_watchers(watcher_iter_func=lambda name=part.name: [self._watchers[name]])
+            await self._check()
+            await asyncio.gather(*(self._probe(self._parts[name]) for name in started - set(self._ready)))
+            await asyncio.sleep(TICK_SECONDS)
+        return dict(self._ready)
+
+    async def watch(self) -> None:
+        """Look after the parts for ever. Raises PartDied."""
+        while True:
+            await self._check()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def stop(self) -> None:
+        """Stop every part in order and whatever they have started."""
+        for row in reversed(self._rows):
+            watchers = [self._watchers[part.name] for part in row]
+            await self._arbiter.stop_watchers(watcher_iter_func=lambda reverse, row=watchers: row)
+            for part in row:
+                kill_marked(self._mark(part.name))
+        await self._arbiter.stop()
+
+    async def _check(self) -> None:
+        await self._arbiter.manage_watchers()
+        for name, code in self._ended.items():
+            if self._parts[name].ready is not None or code != 0:
+                raise PartDied(name, code, self._last[name])
+            self._is_ready(name)
+
+    async def _probe(self, part: Part) -> None:
+        if part.ready is not None and await asyncio.to_thread(part.ready):
+            self._is_ready(part.name)
+
+    def _is_ready(self, name: str) -> None:
+        if name not in self._ready:
+            self._ready[name] = time.monotonic() - self._began
+            self._say(name, f"ready after {self._ready[name]:.1f} s")
+
+    def _mark(self, name: str) -> str:
+        return f"{self._run}/{name}"
+
+    def _watcher(self, part: Part) -> Watcher:
+        lines = {stream: _Lines(part.name, self._say, self._last[part.name]) for stream in ("stdout", "stderr")}
+
+        def drain(watcher: Watcher, process_pid: int, **_: Any) -> None:
+            process = watcher.processes[process_pid]
+            for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+                if not pipe.closed:
+                    lines[stream].drain(pipe.fileno())
+
+        def ended(exit_code: int, **_: Any) -> None:
+            self._ended[part.name] = exit_code
+            kill_marked(self._mark(part.name))
+
+        return Watcher(
+            part.name,
+            sys.executable if part.command[0] == "python" else part.command[0],
+            args=list(part.command[1:]),
+            env={**os.environ, **part.env, _MARK: self._mark(part.name)},
+            autostart=False,
+            respawn=False,
+            graceful_timeout=part.grace,
+            stdout_stream={"stream": lines["stdout"]},
+            stderr_stream={"stream": lines["stderr"]},
+            hooks={"before_reap": (drain, False), "after_reap": (ended, False)},
+        )
+
+
+class _Lines:
+    """The output of one stream of a part, cut into lines."""
+
+    def __init__(self, name: str, say: Say, last: deque[str]) -> None:
+        self._name = name
+        self._say = say
+        self._last = last
+        self._rest = b""
+
+    def __call__(self, chunk: Mapping[str, Any]) -> None:
+        *whole, self._rest = (self._rest + chunk["data"]).split(b"\n")
+        for raw in whole:
+            line = raw.decode(errors="replace").rstrip()
+            self._last.append(line)
+            self._say(self._name, line)
+
+    def drain(self, descriptor: int) -> None:
+        """What a process left in its pipe when it ended, a last line without an end included."""
+        os.set_blocking(descriptor, False)
+        try:
+            while data := os.read(descriptor, 65536):
+                self({"data": data})
+        except BlockingIOError:
+            pass
+        if self._rest:
+            self({"data": b"\n"})
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that was started, at any remove, under the mark."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == mark:
+                process.kill()
+        except psutil.Error:
+            continue  # ended meanwhile, or belongs to somebody else: not ours
