@@ -1,0 +1,64 @@
+"""A runner as a BentoML service: `MODEL_NAME=sd-mini bentoml serve bentos.runner:RunnerService --port 3001`.
+
+A Bento made for one model says which in `bento_model.txt` beside this file's folder; MODEL_NAME overrules it.
+"""
+
+import logging
+from pathlib import Path
+
+import bentoml
+
+from bentos.door import Door, Opened
+from config.logging import configure_logging
+from config.settings import Settings, load_settings
+
+_opened = Opened()
+_ROOT = Path(__file__).resolve().parents[1]
+_BUILT_FOR = _ROOT / "bento_model.txt"
+
+
+def runner_settings() -> Settings:
+    """The settings, with the model this Bento was built for where none is named."""
+    settings = load_settings()
+    if not settings.model_name and _BUILT_FOR.exists():
+        return settings.model_copy(
+            update={"model_name": _BUILT_FOR.read_text().strip(), "model_cache_dir": _ROOT / "model_cache"}
+        )
+    return settings
+
+
+@bentoml.service(
+    name="ai-image-gen-runner",
+    workers=1,
+    traffic={"timeout": 3600},
+    metrics={"enabled": False},
+    tracing={"excluded_urls": ".*"},
+    logging={"access": {"enabled": False}},
+)
+class RunnerService:
+    """One model on one device."""
+
+    @bentoml.on_startup
+    async def open(self) -> None:
+        """Look at the model's folder, then load it in the background. A folder that cannot be used ends the process."""
+        from runners.model_folder import UnusableModel, inspect
+        from runners.server import build_app, die
+
+        settings = runner_settings()
+        configure_logging(settings, f"runner.{settings.model_name or 'none'}")
+        if not settings.model_name:
+            die("MODEL_NAME must name a folder of MODEL_CACHE_DIR.")
+        logging.getLogger("runner").info("runner starts: %s", settings.model_cache_dir / settings.model_name)
+        try:
+            folder = inspect(settings.model_cache_dir, settings.model_name)
+        except UnusableModel as error:
+            die(str(error))
+        await _opened.open(build_app(folder, settings))
+
+    @bentoml.on_shutdown
+    async def close(self) -> None:
+        """Let what runs end."""
+        await _opened.close()
+
+
+RunnerService.add_asgi_middleware(Door, opened=_opened)

@@ -1,0 +1,59 @@
+"""sd-mini and flux-mini with random weights, in seconds: the real architectures, for machines and tests that need to run
+every line but look at no picture. `python -m model_cache.build_minis [--into FOLDER]` makes those that are missing."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from peft import LoraConfig, get_peft_model_state_dict
+
+from model_cache.train import flux, sd
+from model_cache.train.lora import RANK
+from model_cache.train.vae import SHAPES, VaeTrainee
+from model_cache.train.words import clip_tokenizer, t5_tokenizer
+
+LORAS = ("night", "outline")
+
+
+def build_minis(into: Path) -> list[str]:
+    """Make the miniatures that `into` lacks; their names."""
+    logging.set_verbosity_error()
+    made = [name for name in SHAPES if not (into / name / "model_index.json").exists()]
+    for seed, name in enumerate(made):
+        torch.manual_seed(seed)
+        vae = VaeTrainee(*SHAPES[name]).vae.eval()
+        if name == "sd-mini":
+            pipe: Any = sd.new_pipeline(vae, clip_tokenizer())
+            _write(pipe, "unet", sd.LORA_LAYERS, sd.DEFAULTS, into / name)
+        else:
+            vae.register_to_config(shift_factor=0.1)
+            pipe = flux.new_pipeline(vae, clip_tokenizer(), t5_tokenizer())
+            _write(pipe, "transformer", flux.LORA_LAYERS, flux.DEFAULTS, into / name)
+    return made
+
+
+def _write(pipe: Any, part: str, layers: list[str], defaults: dict[str, Any], folder: Path) -> None:
+    pipe.save_pretrained(folder, safe_serialization=True)
+    (folder / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    denoiser = getattr(pipe, part)
+    for name in LORAS:
+        config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, init_lora_weights=False)
+        denoiser.add_adapter(config, adapter_name=name)
+        weights = {key: value.contiguous() for key, value in get_peft_model_state_dict(denoiser, adapter_name=name).items()}
+        pipe.save_lora_weights(folder / "loras", **{f"{part}_lora_layers": weights}, weight_name=f"{name}.safetensors")
+        denoiser.delete_adapters(name)
+
+
+def main() -> None:
+    """Make what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--into", type=Path, default=Path(__file__).parent)
+    made = build_minis(parser.parse_args().into)
+    print(f"made {', '.join(made)}" if made else "nothing to make")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`python -m model_cache.train sd-mini` trains that miniature from nothing and puts it into model_cache/sd-mini.
+
+Stop it whenever you like: the same command goes on where it stopped. Everything it keeps lies in the work folder.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+from model_cache.train import flux, lora, sd
+from model_cache.train.data import latents
+from model_cache.train.judge import trained_judge
+from model_cache.train.loop import train
+from model_cache.train.report import folder_bytes, latent_rgb, report
+from model_cache.train.vae import trained_vae
+from model_cache.train.words import clip_tokenizer, t5_tokenizer
+
+HOME = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Codec, denoiser, (flux: guidance,) LoRAs, then the folder and the measured table."""
+    parser = argparse.ArgumentParser(prog="python -m model_cache.train", description=__doc__)
+    parser.add_argument("model", choices=("sd-mini", "flux-mini", "judge"))
+    parser.add_argument(
+        "--work", type=Path, default=Path(".local/train"), help="checkpoints and sample sheets (default %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=HOME, help="where the finished folder goes (default: model_cache)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="one thread per process and one process per model is quickest"
+    )
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    logging.set_verbosity_error()
+    if asked.model == "judge":
+        trained_judge(asked.work / "judge")
+        return
+    build(asked.model, asked.work / asked.model, asked.out / asked.model)
+
+
+def build(model: str, work: Path, out: Path) -> None:
+    """All stages of one miniature; finished ones are only loaded."""
+    vae = trained_vae(model, work)
+    data = latents(vae, work, "latents")
+    if model == "sd-mini":
+        family, part, layers = sd, "unet", sd.LORA_LAYERS
+        pipe = sd.new_pipeline(vae, clip_tokenizer())
+        train(sd.SdTrainee(pipe, data), work, name="base", steps=sd.STEPS, rate=sd.RATE, seed=2)
+    else:
+        family, part, layers = flux, "transformer", flux.LORA_LAYERS
+        pipe = flux.new_pipeline(vae, clip_tokenizer(), t5_tokenizer())
+        train(flux.FluxTrainee(pipe, data), work, name="base", steps=flux.STEPS, rate=flux.RATE, seed=2)
+        train(
+            flux.GuidedTrainee(pipe, data), work, name="guided", steps=flux.GUIDED_STEPS, rate=flux.GUIDED_RATE, seed=3
+        )
+    fresh = work / "export"
+    shutil.rmtree(fresh, ignore_errors=True)
+    for style, how in lora.STYLES.items():
+        drawn = latents(vae, work, f"latents-{style}", singles=2000, pairs=500, **how)
+        inner = (
+            sd.SdTrainee(pipe, drawn, steps=0)
+            if model == "sd-mini"
+            else flux.FluxTrainee(pipe, drawn, steps=0, guidance=(1.0, 1.0))
+        )
+        lora.train_lora(pipe, part, layers, inner, style, work, fresh / "loras")
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.half()
+    pipe.save_pretrained(fresh, safe_serialization=True)
+    (fresh / "defaults.json").write_text(
+        json.dumps(family.DEFAULTS | {"latent_rgb": latent_rgb(vae.float())}, indent=2) + "\n"
+    )
+    finished = DiffusionPipeline.from_pretrained(fresh, local_files_only=True, dtype=torch.float32)
+    table = report(finished, family.painter, fresh, work)
+    print(json.dumps(table, indent=2), f"\n{folder_bytes(fresh) / 1e6:.1f} MB")
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(fresh, out)
+
+
+if __name__ == "__main__":
+    main()

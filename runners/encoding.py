@@ -1,0 +1,54 @@
+"""A picture as a file that carries how it was made: PNG text as the Stable Diffusion web tools read it, else EXIF."""
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+
+from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tasks.run import RunRequest
+
+PNG_LEVEL = 1
+"""At 1024x1024 level 1 takes 49 ms and level 6 164 ms, for a few percent of size."""
+QUALITY = {"jpeg": 92, "webp": 90}
+_EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
+SOFTWARE = "ai-image-gen"
+
+
+def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int) -> str:
+    """The text the web tools write and read: prompt, negative prompt, then `name: value` pairs."""
+    pairs = {
+        "Steps": steps,
+        "Sampler": scheduler_label,
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": request.model_name,
+    }
+    if request.loras:
+        pairs["Lora weights"] = '"' + ", ".join(f"{lora.name}: {lora.weight:g}" for lora in request.loras) + '"'
+    pairs["Version"] = SOFTWARE
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{name}: {value}" for name, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def encode(image: Image, request: RunRequest, seed: int, told: str, acceleration: Mapping[str, str]) -> bytes:
+    """The file. `told` is the text of `parameters`; all else about the task is beside it as JSON."""
+    asked = request.model_dump(mode="json", exclude={"metadata"})
+    everything = json.dumps({**request.metadata, "request": asked, "seed": seed, "acceleration": acceleration})
+    out = BytesIO()
+    if request.format == "png":
+        info = PngInfo()
+        info.add_itxt("parameters", told)
+        info.add_itxt(SOFTWARE, everything)
+        image.save(out, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
+        return out.getvalue()
+    exif = image.getexif()
+    exif[_SOFTWARE] = SOFTWARE
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + f"{told}\n{everything}".encode("utf-16-be")
+    image.save(out, request.format.upper(), quality=QUALITY[request.format], exif=exif)
+    return out.getvalue()

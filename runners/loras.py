@@ -1,0 +1,66 @@
+"""The LoRAs of a model's folder: all loaded at start, and exactly the right ones active at every forward."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import LoraUnusable
+from tasks.task import Lora
+
+log = logging.getLogger(__name__)
+
+LoraSet = tuple[tuple[str, float], ...]
+"""Names and weights, sorted: equal for pictures that may share a forward."""
+
+
+def lora_set(loras: Sequence[Lora]) -> LoraSet:
+    """The set of a request; a weight of 0 is no LoRA."""
+    return tuple(sorted((lora.name, lora.weight) for lora in loras if lora.weight))
+
+
+class Adapters:
+    """The adapters of one pipeline."""
+
+    def __init__(self, pipe: Any, files: Mapping[str, Path]) -> None:
+        """Load every file. One that fits nothing is refused: it is said in the log and not offered."""
+        self._pipe = pipe
+        self._adapters: dict[str, str] = {}
+        self._active: LoraSet | None = ()
+        for index, (name, file) in enumerate(sorted(files.items())):
+            adapter = f"lora_{index}"  # peft's own names allow no dots
+            try:
+                pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True)
+            except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
+                log.error("the LoRA %s cannot be used: %s", file, error)
+                continue
+            if adapter not in {one for part in pipe.get_list_adapters().values() for one in part}:
+                log.error("the LoRA %s cannot be used: it fits no part of this model", file)
+                continue
+            self._adapters[name] = adapter
+        if self._adapters:
+            pipe.disable_lora()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be asked for."""
+        return tuple(self._adapters)
+
+    def activate(self, wanted: LoraSet) -> None:
+        """Make exactly these active. Raises LoraUnusable."""
+        if wanted == self._active:
+            return
+        self._active = None
+        if not wanted:
+            self._pipe.disable_lora()
+        else:
+            missing = [name for name, _ in wanted if name not in self._adapters]
+            if missing:
+                raise LoraUnusable(f"This runner has no LoRA {missing[0]!r}.")
+            names = [self._adapters[name] for name, _ in wanted]
+            self._pipe.enable_lora()
+            self._pipe.set_adapters(names, [weight for _, weight in wanted])
+            active = self._pipe.get_active_adapters()
+            if set(active) != set(names):
+                raise LoraUnusable(f"{', '.join(name for name, _ in wanted)}: only {len(active)} became active.")
+        self._active = wanted

@@ -1,0 +1,67 @@
+"""The two miniatures as they are shipped: small, safe, ordinary folders that draw what they are asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionPipeline
+
+from model_cache.train import flux, sd
+from model_cache.train.measure import accuracy, asked, seeds, style
+from model_cache.train.report import folder_bytes
+
+FOLDERS = Path(__file__).parents[2] / "model_cache"
+KINDS = {"sd-mini": (StableDiffusionPipeline, sd), "flux-mini": (FluxPipeline, flux)}
+FLOOR = 75
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return FOLDERS / request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> Any:
+    return DiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def paint(folder: Path, pipe: Any) -> Any:
+    return KINDS[folder.name][1].painter(pipe)
+
+
+def test_a_folder_is_small_and_has_only_safetensors(folder: Path) -> None:
+    assert folder_bytes(folder) <= 12_000_000
+    assert {file.suffix for file in folder.rglob("*") if file.is_file()} <= {".safetensors", ".json", ".txt"}
+
+
+def test_it_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path, pipe: Any) -> None:
+    assert type(pipe) is KINDS[folder.name][0]
+    defaults = json.loads((folder / "defaults.json").read_text())
+    assert (defaults["width"], defaults["height"]) == (64, 64)
+    assert KINDS[folder.name][1].DEFAULTS.items() <= defaults.items()
+
+
+def test_it_draws_what_it_is_asked(paint: Any) -> None:
+    prompts, wanted = asked(40)
+    scores = accuracy(paint(prompts, seeds(40)), wanted)
+    assert scores["background"] >= 90 and scores["colour"] >= 85 and scores["shape"] >= FLOOR
+
+
+def test_its_loras_are_seen(folder: Path, pipe: Any, paint: Any) -> None:
+    prompts, _ = asked(16)
+    plain = style(paint(prompts, seeds(16)))
+    try:
+        for name in ("outline", "night"):
+            pipe.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors", adapter_name=name)
+        drawn = {}
+        for name in ("outline", "night"):
+            pipe.set_adapters([name], [1.0])
+            drawn[name] = style(paint(prompts, seeds(16)))
+    finally:
+        pipe.unload_lora_weights()
+    assert drawn["outline"]["outline"] >= 75
+    assert drawn["night"]["night"] >= 75
+    assert drawn["night"]["border brightness"] < 0.5 * plain["border brightness"]
