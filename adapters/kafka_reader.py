@@ -306,6 +306,8 @@ class Owner(_Reader):
             log.info("the broker keeps its own group timeouts: %s", error.args[0].str())
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        if not assigned:  # a rebalance that only took something away ends with this
+            return
         lanes = [tp for tp in assigned if tp.topic != self._events]
         events = [tp.partition for tp in assigned if tp.topic == self._events]
         committed = self._persistently(lambda: consumer.committed(lanes, timeout=_CALL_SECONDS))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_cache.build_minis import build_minis
-from tests.e2e.stack import Api, Part, Stack
+from tests.e2e.stack import Api, Part, Stack, until
 
 
 @pytest.fixture(scope="session")
@@ -62,4 +62,6 @@ def api(gateway: Part, consumer: Part, sd_runner: Part, flux_runner: Part) -> Ap
     """The service, ready."""
     for part in (sd_runner, flux_runner, consumer, gateway):
         part.ready()
-    return Api(gateway.url)
+    api = Api(gateway.url)
+    until(lambda: {"sd-mini", "flux-mini"} <= api.model_names(), what="both models known")
+    return api

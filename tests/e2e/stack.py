@@ -178,6 +178,10 @@ class Api:
         """POST /generate_image."""
         return httpx.post(f"{self.url}/generate_image", json=body, headers=headers, timeout=90)
 
+    def model_names(self) -> set[str]:
+        """Every name GET /models lists."""
+        return {model["model_name"] for model in httpx.get(f"{self.url}/models", timeout=30).json()["models"]}
+
     def submit(self, model: str = "sd-mini", prompt: str = "a red circle on a blue background", **more: Any) -> str:
         """Submit a task; its id."""
         answer = self.post({"model_name": model, "prompt": prompt, **more})

@@ -4,7 +4,7 @@ import signal
 
 from tests.e2e.stack import Api, Part, Stack, until
 
-LONG = {"steps": 100, "width": 256, "height": 256}
+LONG = {"steps": 150, "width": 128, "height": 128}
 
 
 def test_a_runner_killed_mid_task_costs_one_attempt_and_the_task_ends_once(api: Api, sd_runner: Part):

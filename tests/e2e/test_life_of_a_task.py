@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.e2e.stack import Api, Part, Stack, until
 
-LONG = {"steps": 100, "width": 256, "height": 256}
+LONG = {"steps": 150, "width": 128, "height": 128}
 
 
 @pytest.mark.parametrize(("model", "asked"), [("sd-mini", "sd-mini"), ("flux-mini", "flux-1-dev")])
@@ -22,7 +22,7 @@ def test_a_prompt_becomes_a_picture_that_carries_its_parameters(api: Api, model:
             "model_name": asked,
             "prompt": "a red circle on a blue background",
             "negative_prompt": "a green background",
-            "image_params": {"width": 128, "height": 128, "steps": 6, "seed": 7},
+            "image_params": {"width": 64, "height": 64, "steps": 6, "seed": 7},
             "loras": [{"name": "night", "weight": 0.5}],
             "user_id": "ada",
             "topic": "online_task",
@@ -41,7 +41,7 @@ def test_a_prompt_becomes_a_picture_that_carries_its_parameters(api: Api, model:
     got = api.image(ticket["task_id"])
     assert got.headers["content-type"] == "image/png"
     picture = Image.open(io.BytesIO(got.content))
-    assert picture.size == (128, 128)
+    assert picture.size == (64, 64)
     parameters = picture.info["parameters"]
     assert "a red circle on a blue background" in parameters
     assert "Negative prompt: a green background" in parameters

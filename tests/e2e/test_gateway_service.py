@@ -1,0 +1,35 @@
+"""The gateway as a process: what becomes of callers when it is told to end."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from adapters.kafka_log import KafkaLog
+from config.settings import Settings
+from tests.consume.world import card
+from tests.e2e.stack import Api, Stack, until
+
+
+async def _publish(stack: Stack, model: str) -> None:
+    log = KafkaLog(Settings(kafka_bootstrap_servers=stack.bootstrap, kafka_topic_prefix=stack.prefix))
+    await log.append_card(card(model))
+    await log.close()
+
+
+def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
+    asyncio.run(_publish(stack, "nobody-runs-this"))
+    gateway = stack.gateway().ready()
+    api = Api(gateway.url)
+    until(lambda: "nobody-runs-this" in httpx.get(f"{gateway.url}/models").text, what="the model known")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(api.post, {"model_name": "nobody-runs-this", "prompt": "a ring"}, Prefer="wait=60")
+        until(
+            lambda: "ai_image_gen_waiting_callers 1.0" in httpx.get(f"{gateway.url}/metrics").text, what="a waiting caller"
+        )
+        began = time.monotonic()
+        gateway.terminate(15)
+        answer = asked.result(1)
+    assert time.monotonic() - began < 10
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
