@@ -138,9 +138,7 @@ class KafkaLog:
                 for topic in topics
                 for partition in range(counts.get(topic, 0))
             }
-            futures = await loop.run_in_executor(
-                None, lambda: self._admin.list_offsets(asked, request_timeout=timeout)
-            )
+            futures = await loop.run_in_executor(None, lambda: self._admin.list_offsets(asked, request_timeout=timeout))
             found = await asyncio.wait_for(
                 asyncio.gather(*(asyncio.wrap_future(future) for future in futures.values())), timeout
             )

@@ -225,9 +225,7 @@ class Follower(_Reader):
         committed = {(tp.topic, tp.partition): tp.offset for tp in consumer.committed(lanes, timeout=_CALL_SECONDS)}
         since = _now_ms() - int(self._settings.view_hours * 3_600_000)
         asked = [TopicPartition(tp.topic, tp.partition, since) for tp in wanted if tp.topic == events]
-        timed = {
-            (tp.topic, tp.partition): tp.offset for tp in consumer.offsets_for_times(asked, timeout=_CALL_SECONDS)
-        }
+        timed = {(tp.topic, tp.partition): tp.offset for tp in consumer.offsets_for_times(asked, timeout=_CALL_SECONDS)}
         for tp in wanted:
             key = (tp.topic, tp.partition)
             found = self._offsets.get(key, committed.get(key, timed.get(key, OFFSET_BEGINNING)))
@@ -241,9 +239,7 @@ class Follower(_Reader):
 class Owner(_Reader):
     """A member of the consumers' group: reads partition p of every lane and of events."""
 
-    def __init__(
-        self, settings: Settings, outage: Outage, admin: AdminClient, flush: Callable[[], object]
-    ) -> None:
+    def __init__(self, settings: Settings, outage: Outage, admin: AdminClient, flush: Callable[[], object]) -> None:
         """`flush` puts all that was emitted into the log; a new owner must find it there."""
         super().__init__(settings, outage)
         self._admin = admin
@@ -269,7 +265,7 @@ class Owner(_Reader):
             if new_protocol
             else {"partition.assignment.strategy": "range", "session.timeout.ms": 10_000}
         )
-        consumer = self._consumer(**protocol, **{"on_commit": self._on_commit})
+        consumer = self._consumer(**protocol, on_commit=self._on_commit)
         consumer.subscribe(
             [*self._settings.lane_names, self._events],
             on_assign=self._on_assign,
@@ -297,7 +293,10 @@ class Owner(_Reader):
         resource = ConfigResource(
             ResourceType.GROUP,
             self._settings.kafka_group,
-            incremental_configs=[ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in _SESSION.items()],
+            incremental_configs=[
+                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+                for name, value in _SESSION.items()
+            ],
         )
         try:
             for future in self._admin.incremental_alter_configs([resource], request_timeout=_CALL_SECONDS).values():
@@ -322,7 +321,8 @@ class Owner(_Reader):
             )
         )
         placed = [
-            TopicPartition(tp.topic, tp.partition, tp.offset if tp.offset >= 0 else OFFSET_BEGINNING) for tp in committed
+            TopicPartition(tp.topic, tp.partition, tp.offset if tp.offset >= 0 else OFFSET_BEGINNING)
+            for tp in committed
         ] + starts
         if self._settings.kafka_group_protocol == "consumer":
             consumer.incremental_assign(placed)

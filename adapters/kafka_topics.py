@@ -27,7 +27,7 @@ _WAIT_SECONDS = 15.0
 def create_topics(settings: Settings) -> None:
     """Make every topic that is missing and wait until all are known. Exits with a sentence where topics that exist
     cannot work together."""
-    wanted = {lane: (settings.kafka_partitions, _LANE) for lane in settings.lane_names} | {
+    wanted = dict.fromkeys(settings.lane_names, (settings.kafka_partitions, _LANE)) | {
         settings.topic("events"): (settings.kafka_partitions, _EVENTS),
         settings.topic("models"): (1, _MODELS),
         settings.topic("dead_letter"): (1, _DEAD_LETTER),
@@ -60,7 +60,9 @@ def _wait_for(admin: AdminClient, names: "Mapping[str, object] | object") -> dic
         if not missing:
             return counts
         if time.monotonic() > deadline:
-            raise SystemExit(f"Kafka does not show the topics {', '.join(missing)} {_WAIT_SECONDS:g} s after making them.")
+            raise SystemExit(
+                f"Kafka does not show the topics {', '.join(missing)} {_WAIT_SECONDS:g} s after making them."
+            )
         time.sleep(0.05)
 
 

@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
-from tasks.ports import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
-from tasks.ports import Clock
+from tasks.ports import Assigned, Clock, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
 from tasks.run import RunnerCard
 from tasks.task import Task
 

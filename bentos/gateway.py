@@ -1,6 +1,10 @@
 """The gateway as a BentoML service: `bentoml serve bentos.gateway:GatewayService --port 8000`."""
 
+import asyncio
 import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
 
 import bentoml
 
@@ -35,11 +39,25 @@ class GatewayService:
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
         gateway = wire(settings, task_log=KafkaLog(settings), store=S3Store(settings), clock=SystemClock())
         await _opened.open(gateway.app)
+        _before_sigterm(gateway.follower.stop_waiting)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """End open waits, flush, close."""
         await _opened.close()
+
+
+def _before_sigterm(act: Callable[[], None]) -> None:
+    # The server first lets open requests end, a minute where a caller waits, and only then runs the shutdown hook.
+    loop = asyncio.get_running_loop()
+    server = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        if callable(server):
+            server(number, frame)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 GatewayService.add_asgi_middleware(Door, opened=_opened)

@@ -4,16 +4,16 @@ every line but look at no picture. `python -m model_cache.build_minis [--into FO
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
+from diffusers import AutoencoderKL
 from diffusers.utils import logging
 from peft import LoraConfig, get_peft_model_state_dict
 
 from model_cache.train import flux, sd
 from model_cache.train.lora import RANK
 from model_cache.train.vae import SHAPES, VaeTrainee
-from model_cache.train.words import clip_tokenizer, t5_tokenizer
 
 LORAS = ("night", "outline")
 
@@ -25,24 +25,24 @@ def build_minis(into: Path) -> list[str]:
     for seed, name in enumerate(made):
         torch.manual_seed(seed)
         vae = VaeTrainee(*SHAPES[name]).vae.eval()
-        if name == "sd-mini":
-            pipe: Any = sd.new_pipeline(vae, clip_tokenizer())
-            _write(pipe, "unet", sd.LORA_LAYERS, sd.DEFAULTS, into / name)
-        else:
+        if name == "flux-mini":
             vae.register_to_config(shift_factor=0.1)
-            pipe = flux.new_pipeline(vae, clip_tokenizer(), t5_tokenizer())
-            _write(pipe, "transformer", flux.LORA_LAYERS, flux.DEFAULTS, into / name)
+        _write(sd if name == "sd-mini" else flux, vae, into / name)
     return made
 
 
-def _write(pipe: Any, part: str, layers: list[str], defaults: dict[str, Any], folder: Path) -> None:
+def _write(family: ModuleType, vae: AutoencoderKL, folder: Path) -> None:
+    pipe = family.new_pipeline(vae)
     pipe.save_pretrained(folder, safe_serialization=True)
-    (folder / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    (folder / "defaults.json").write_text(json.dumps(family.DEFAULTS, indent=2) + "\n")
+    part, layers = family.PART, family.LORA_LAYERS
     denoiser = getattr(pipe, part)
     for name in LORAS:
         config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, init_lora_weights=False)
         denoiser.add_adapter(config, adapter_name=name)
-        weights = {key: value.contiguous() for key, value in get_peft_model_state_dict(denoiser, adapter_name=name).items()}
+        weights = {
+            key: value.contiguous() for key, value in get_peft_model_state_dict(denoiser, adapter_name=name).items()
+        }
         pipe.save_lora_weights(folder / "loras", **{f"{part}_lora_layers": weights}, weight_name=f"{name}.safetensors")
         denoiser.delete_adapters(name)
 

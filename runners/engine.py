@@ -50,6 +50,7 @@ class Job:
     reported: int = 0
     undelivered: int = 0
     gone: bool = False
+    failed: bool = False
 
     @property
     def pixels(self) -> int:
@@ -64,8 +65,16 @@ class Job:
 class Engine:
     """Runs one model."""
 
-    def __init__(self, model: Model, now: Callable[[], float], on_tick: Callable[[int, float], None] = lambda *_: None):
-        """`now` gives seconds that never go back; `on_tick` is told samples and seconds of each forward."""
+    def __init__(
+        self,
+        model: Model,
+        now: Callable[[], float],
+        on_tick: Callable[[int, float], None] = lambda *_: None,
+        on_crash: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        """`now` gives seconds that never go back; `on_tick` is told samples and seconds of each forward, `on_crash` the
+        mistake of ours that ended the engine's thread."""
+        self._on_crash = on_crash
         self.model = model
         self.seconds_per_megapixel_step = 0.0
         self._now = now
@@ -110,6 +119,12 @@ class Engine:
         self._encoders.shutdown(wait=True)
 
     def _work(self) -> None:
+        try:
+            self._ticks()
+        except Exception as error:  # noqa: BLE001 - a runner without an engine must not look alive
+            self._on_crash(error)
+
+    def _ticks(self) -> None:
         with torch.inference_mode():
             while True:
                 with self._change:
@@ -179,7 +194,7 @@ class Engine:
                 groups.setdefault((sample.shape, _layout(sample), job.loras), []).append((job, index, sample))
         if not groups:
             return []
-        return min(groups.values(), key=lambda group: min(job.last_tick for job, _, _ in group))
+        return min(groups.values(), key=lambda group: max(job.last_tick for job, _, _ in group))
 
     def _step(self, group: list[tuple[Job, int, Sample]]) -> None:
         began = self._now()
@@ -226,7 +241,9 @@ class Engine:
             job.reported = step
             job.emit("step", step=step, steps=steps)
             if job.request.preview and step < steps:
-                job.emit("preview", previews.jpeg(self.model.family.preview(next(iter(job.samples.values())))), step=step)
+                job.emit(
+                    "preview", previews.jpeg(self.model.family.preview(next(iter(job.samples.values())))), step=step
+                )
         finished = [(index, sample) for index, sample in job.samples.items() if sample.step >= sample.steps]
         for index, sample in finished:
             if not all_finite([sample.latents])[0]:
@@ -281,6 +298,9 @@ class Engine:
 
     def _fail(self, job: Job, error: TaskError) -> None:
         with self._change:
+            if job.failed:
+                return
+            job.failed = True
             self._remove(job)
         log.warning("a task failed: %s", error.detail, extra={"task_id": job.request.task_id})
         job.emit("error", code=error.code(), message=error.detail)

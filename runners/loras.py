@@ -30,7 +30,9 @@ class Adapters:
         for index, (name, file) in enumerate(sorted(files.items())):
             adapter = f"lora_{index}"  # peft's own names allow no dots
             try:
-                pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True)
+                pipe.load_lora_weights(
+                    str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
+                )
             except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
                 log.error("the LoRA %s cannot be used: %s", file, error)
                 continue

@@ -79,7 +79,10 @@ class RunnerMetrics:
             "ai_image_gen_runner_batch_rows", "Pictures in one forward.", buckets=(1, 2, 3, 4, 6, 8, 12, 16), registry=r
         )
         self.ticks = Histogram(
-            "ai_image_gen_runner_tick_seconds", "Time of one forward.", buckets=(0.005, 0.02, 0.05, 0.1, 0.3, 1, 3), registry=r
+            "ai_image_gen_runner_tick_seconds",
+            "Time of one forward.",
+            buckets=(0.005, 0.02, 0.05, 0.1, 0.3, 1, 3),
+            registry=r,
         )
         self.running = Gauge("ai_image_gen_runner_running_pixels", "Pixels being made.", registry=r)
         self.waiting = Gauge("ai_image_gen_runner_waiting", "Tasks taken and not begun.", registry=r)
@@ -109,13 +112,17 @@ class Runner:
     def _load(self, failed: Callable[[str], None]) -> None:
         try:
             model = load(self._folder, self._settings)
-            engine = Engine(model, time.monotonic, self.metrics.tick)
+            engine = Engine(
+                model, time.monotonic, self.metrics.tick, lambda error: failed(f"the engine broke: {error!r}")
+            )
             began = time.monotonic()
             warm_up(engine, [warm_up_request(model, steps) for steps in (1, 2)])
             log.info("warmed up in %.1f s", time.monotonic() - began)
             self.engine = engine
         except (UnusableModel, TaskError) as error:
             failed(str(error))
+        except Exception as error:  # noqa: BLE001 - a loader that ended without an engine would look busy for ever
+            failed(f"{self._folder.path} cannot be served: {error!r}")
 
     def ready(self) -> Engine:
         """The engine. Raises RunnerLoading."""
@@ -148,7 +155,9 @@ class Runner:
 
 
 def _check(request: RunRequest, card: RunnerCard) -> None:
-    params = request.model_dump(include={"width", "height", "steps", "guidance_scale", "num_images", "scheduler", "format"})
+    params = request.model_dump(
+        include={"width", "height", "steps", "guidance_scale", "num_images", "scheduler", "format"}
+    )
     try:
         asked = GenerateRequest(
             model_name=request.model_name,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.servers import ACCESS_KEY, HOST, SECRET_KEY, S3, Kafka
+from infra.local.servers import ACCESS_KEY, HOST, S3, SECRET_KEY, Kafka
 
 START_SECONDS = 90.0
 

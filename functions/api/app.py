@@ -16,7 +16,7 @@ from config.settings import Settings
 from functions.api import describe, problems
 from functions.api.health import Health, HealthLayer
 from functions.api.metrics import GatewayMetrics
-from functions.api.preferences import wait_seconds, wants_image
+from functions.api.preferences import traceparent, wait_seconds, wants_image
 from functions.status.events import stream
 from functions.status.follower import Follower
 from functions.status.images import give, pick
@@ -25,7 +25,7 @@ from functions.status.status import Known, Status
 from functions.submit.body import parse_request, read_body
 from functions.submit.submit import Submit
 from functions.submit.task_ids import TaskIds
-from tasks.errors import InvalidRequest, from_code
+from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
 from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.queues import Queues
 from tasks.task import CONTENT_TYPES
@@ -53,18 +53,19 @@ def wire(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clo
     submit = Submit(settings, task_log, follower, status, TaskIds(store), clock)
     metrics = GatewayMetrics()
     health = Health(task_log, store, follower, metrics)
-    closing = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         following = asyncio.ensure_future(follower.run())
         following.add_done_callback(_crash)
+        tidying = asyncio.ensure_future(_forget_old(follower.view, clock, settings.view_hours * 3600))
         try:
             yield
         finally:
-            closing.set()
+            follower.stop_waiting()
             following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(following, tidying, return_exceptions=True)
             await task_log.close()
             follower.view.close()
 
@@ -74,6 +75,13 @@ def wire(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clo
     _routes(app, settings, submit, status, metrics)
     describe.install(app)
     return Gateway(app, follower, status, submit, health)
+
+
+async def _forget_old(view: View, clock: Clock, seconds: float) -> None:
+    while True:
+        # Often, so that each time it is little: it holds up everybody else.
+        view.prune(clock.now() - seconds)
+        await clock.sleep(60)
 
 
 def _crash(following: "asyncio.Future[None]") -> None:
@@ -117,13 +125,14 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
         accept = request.headers.get("accept", "")
         picture = seconds is not None and wants_image(accept, CONTENT_TYPES[parsed.image_params.format or "png"])
-        task = await submit(parsed, request.headers.get("idempotency-key"), request.headers.get("traceparent"))
-        headers = {"Location": f"{settings.public_url}/check_status/{task.task_id}"}
+        known = await submit(parsed, request.headers.get("idempotency-key"), traceparent(request.headers))
+        task_id = known.task.task_id
+        headers = {"Location": f"{settings.public_url}/check_status/{task_id}"}
         if seconds is None:
-            known = status.read(task.task_id) or submit.fresh(task)
             return answer(known, 200 if known.state.ended else 202, **headers)
         headers["Preference-Applied"] = f"wait={seconds:g}"
-        known = await status.wait(task.task_id, seconds)
+        if not known.state.ended:
+            known = await status.wait(task_id, seconds)
         if not known.state.ended:
             return answer(known, 202, **headers)
         if not picture:
@@ -131,7 +140,7 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         if known.outcome is not None and known.outcome.error is not None:
             raise from_code(known.outcome.error.code, known.outcome.error.message)
         given = await give(status.store, pick(known, 0))
-        return Response(given.body, given.status, {**given.headers, **headers, "X-Task-Id": task.task_id})
+        return Response(given.body, given.status, {**given.headers, **headers, "X-Task-Id": task_id})
 
     @route("GET", "/check_status/{task_id}")
     async def check_status(request: Request) -> Response:
@@ -147,13 +156,16 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         if not index.isascii() or not index.isdecimal() or len(index) > 6:
             raise InvalidRequest("index must be a number from 0.", field="index")
         image = pick(await status.get(request.path_params["task_id"]), int(index))
-        given = await give(
-            status.store,
-            image,
-            if_none_match=request.headers.get("if-none-match", ""),
-            range_header=request.headers.get("range", ""),
-            if_range=request.headers.get("if-range", ""),
-        )
+        try:
+            given = await give(
+                status.store,
+                image,
+                if_none_match=request.headers.get("if-none-match", ""),
+                range_header=request.headers.get("range", ""),
+                if_range=request.headers.get("if-range", ""),
+            )
+        except RangeNotSatisfiable as error:
+            return problems.problem(request, error, {"Content-Range": f"bytes */{image.size}"})
         return Response(given.body, given.status, given.headers)
 
     @route("POST", "/cancel_task/{task_id}")

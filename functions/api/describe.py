@@ -78,7 +78,10 @@ _STATUS_SCHEMA = {
         "seed": _field("integer", "The seed of the first picture."),
         "image_url": _field("string", "The first picture, once there is one.", nullable=True),
         "images": {"type": "array", "items": {"type": "object"}, "description": "All pictures."},
-        "error": {"anyOf": [{"type": "object"}, _NULL], "description": "`code` and `message`, if it ended without one."},
+        "error": {
+            "anyOf": [{"type": "object"}, _NULL],
+            "description": "`code` and `message`, if it ended without one.",
+        },
         "error_message": _field("string", "The message of `error`.", nullable=True),
         "timings": {"type": "object", "description": "Seconds queued, loading, generating and storing."},
         "acceleration": {"type": "object", "description": "What made it faster, as the runner said."},
@@ -131,7 +134,10 @@ def _json(description: str, schema: str = "Status") -> dict[str, Any]:
 
 def _picture(description: str) -> dict[str, Any]:
     kinds = ("image/png", "image/jpeg", "image/webp")
-    return {"description": description, "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}}
+    return {
+        "description": description,
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds},
+    }
 
 
 def _problems(*codes: str) -> dict[str, Any]:
@@ -190,15 +196,16 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("get", "/get_image/{task_id}"): {
         "summary": "The picture",
-        "description": "Its parameters are in its metadata: PNG text as the Stable Diffusion web tools read it, EXIF for "
-        "the other formats. Range, If-None-Match and HEAD work as for a file.",
+        "description": "Its parameters are in its metadata: PNG text as the Stable Diffusion web tools read it, EXIF "
+        "for the other formats. Range, If-None-Match and HEAD work as for a file.",
         "parameters": [_ID, _INDEX],
         "responses": {
             "200": _picture("The picture."),
             "206": _picture("The bytes asked for by Range."),
             "304": {"description": "The caller has it already."},
             **_problems(
-                *_READ_ERRORS, "unknown_image", "image_not_ready", "no_image", "range_not_satisfiable", "invalid_request"
+                *(*_READ_ERRORS, "unknown_image", "image_not_ready"),
+                *("no_image", "range_not_satisfiable", "invalid_request"),
             ),
         },
     },
@@ -214,7 +221,8 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("get", "/events/{task_id}"): {
         "summary": "The task's life as server-sent events",
-        "description": "`status` at every change, `end` with the last one; each carries the status document.",
+        "description": "`progress` at a step, `status` at any other change, `end` with the last one; each carries the "
+        "status document.",
         "parameters": [_ID],
         "responses": {
             "200": {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},

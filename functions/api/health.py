@@ -1,5 +1,7 @@
 """/livez, /readyz and /metrics, as a layer that also stands before a server that has routes of these names."""
 
+import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -9,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from functions.api.metrics import GatewayMetrics
 from functions.status.follower import Follower
-from tasks.errors import StartingUp, TaskError
+from tasks.errors import StartingUp, StoreUnavailable, TaskError, UnknownImage
 from tasks.ports import ImageStore, TaskLog
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +20,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _CHECK_SECONDS = 1.0
+_LAG = 1000
+"""Records behind the end of the queue at which a gateway still counts as ready."""
 _PROBE = "system/id_secret"
 
 
@@ -32,30 +36,35 @@ class Health:
         self._metrics = metrics
         self._missing: dict[str, str] = {}
         self._checked = float("-inf")
+        self._looking = asyncio.Lock()
 
     async def missing(self) -> dict[str, str]:
         """Each missing thing, and a sentence about it."""
-        if time.monotonic() - self._checked >= _CHECK_SECONDS:
-            self._missing = await self._look()
-            self._checked = time.monotonic()
+        async with self._looking:
+            if time.monotonic() - self._checked >= _CHECK_SECONDS:
+                queue, store = await asyncio.gather(self._queue(), self._stored())
+                models = {} if self._follower.view.cards() else {"models": "No runner has said yet what it can do."}
+                self._missing = queue | store | models
+                self._checked = time.monotonic()
         return self._missing
 
-    async def _look(self) -> dict[str, str]:
-        missing = {}
+    async def _queue(self) -> dict[str, str]:
         try:
             lag = self._follower.lag(await self._log.ends())
-            if not self._follower.started or lag > 1000:
-                missing["view"] = f"The gateway is still reading the queue: {lag} records to go."
         except TaskError as error:
-            missing["queue"] = error.detail
+            return {"queue": error.detail}
+        self._metrics.lag.set(lag)
+        if self._follower.started and lag <= _LAG:
+            return {}
+        return {"view": f"The gateway is still reading the queue: {lag} records to go."}
+
+    async def _stored(self) -> dict[str, str]:
         try:
-            await self._store.get_image(_PROBE)
-        except TaskError as error:
-            if error.status == 503:
-                missing["store"] = error.detail
-        if not self._follower.view.cards():
-            missing["models"] = "No runner has said yet what it can do."
-        return missing
+            with contextlib.suppress(UnknownImage):
+                await self._store.get_image(_PROBE)
+        except StoreUnavailable as error:
+            return {"store": error.detail}
+        return {}
 
     def answer_for(self, path: str) -> Callable[[], Awaitable[tuple[int, str, bytes]]] | None:
         """What makes the answer for this path, if it is one of ours."""
@@ -73,6 +82,7 @@ class Health:
         return 503, "application/problem+json", json.dumps(document).encode()
 
     async def _page(self) -> tuple[int, str, bytes]:
+        await self.missing()
         self._metrics.waiting.set(self._follower.waiting)
         for model in self._follower.queues.models():
             self._metrics.queued.labels(model).set(len(self._follower.queues.queue(model)))
@@ -94,5 +104,7 @@ class HealthLayer:
             return await self._app(scope, receive, send)
         status, kind, body = await answer()
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        if status == 503:
+            headers.append((b"retry-after", b"1"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})

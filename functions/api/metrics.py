@@ -17,4 +17,7 @@ class GatewayMetrics:
             "ai_image_gen_http_seconds", "Time to answer.", ["route"], buckets=_BUCKETS, registry=r
         )
         self.waiting = Gauge("ai_image_gen_waiting_callers", "Callers waiting for a task.", registry=r)
-        self.queued = Gauge("ai_image_gen_gateway_queued", "Tasks queued, as this gateway sees it.", ["model"], registry=r)
+        self.lag = Gauge("ai_image_gen_view_lag_records", "Records of the queue this gateway has not read.", registry=r)
+        self.queued = Gauge(
+            "ai_image_gen_gateway_queued", "Tasks queued, as this gateway sees it.", ["model"], registry=r
+        )

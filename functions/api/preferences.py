@@ -1,11 +1,12 @@
-"""What a caller prefers: `Prefer: wait=N` (RFC 7240) and `Accept` (RFC 9110)."""
+"""What a caller's headers say: `Prefer: wait=N` (RFC 7240), `Accept` (RFC 9110), `traceparent` (W3C Trace Context)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tasks.errors import NotAcceptable
 
 _WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.IGNORECASE)
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 JSON = "application/json"
 
 
@@ -62,7 +63,15 @@ def wants_image(accept: str, content_type: str) -> bool:
     image, document = weight_of(content_type, accepted), weight_of(JSON, accepted)
     if image == document == 0:
         raise NotAcceptable(
-            f"The picture will be {content_type}, and you accept {accept}.", field="Accept", allowed=[content_type, JSON]
+            f"The picture will be {content_type}, and you accept {accept}.",
+            field="Accept",
+            allowed=[content_type, JSON],
         )
     named = any(media.startswith("image/") for media, weight in accepted if weight)
     return named and image >= document
+
+
+def traceparent(headers: Mapping[str, str]) -> str | None:
+    """The caller's trace; one that is not written as the standard has it counts as none."""
+    value = headers.get("traceparent", "")
+    return value if _TRACE.fullmatch(value) else None

@@ -48,9 +48,10 @@ async def serve(settings: Settings) -> None:
         work: list[asyncio.Future[None]] = []
         if checked.done():
             checked.result()
-            work = [asyncio.ensure_future(part) for part in (
-                consumer.dispatcher.run(), consumer.pool.watch(), _prune(consumer, clock)
-            )]
+            work = [
+                asyncio.ensure_future(part)
+                for part in (consumer.dispatcher.run(), consumer.pool.watch(), _prune(consumer, clock))
+            ]
             await asyncio.wait((stopped, *work), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         ended = [part for part in work if part.done()]
@@ -98,7 +99,9 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
 
     async def metrics(_: web.Request) -> web.Response:
         consumer.dispatcher.measure()
-        return web.Response(body=generate_latest(consumer.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(
+            body=generate_latest(consumer.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
     app = web.Application()
     app.add_routes([web.get("/livez", live), web.get("/readyz", ready), web.get("/metrics", metrics)])

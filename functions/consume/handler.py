@@ -260,9 +260,7 @@ class Handler:
                 await self._clock.sleep(next(delays))
 
     def _started(self, attempt: Attempt) -> Event:
-        return Started(
-            task_id=attempt.task.task_id, at=self._clock.now(), attempt=attempt.number, owner=self._owner
-        )
+        return Started(task_id=attempt.task.task_id, at=self._clock.now(), attempt=attempt.number, owner=self._owner)
 
     def _progress(self, attempt: Attempt) -> Event:
         return Progress(

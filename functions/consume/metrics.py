@@ -31,7 +31,9 @@ class Metrics:
         )
         self.busy = Gauge("ai_image_gen_runner_busy_share", "Share of the pixel budget in use.", ["model"], registry=r)
         self.runners = Gauge("ai_image_gen_runners", "Runners that answer.", ["model"], registry=r)
-        self.retries = Counter("ai_image_gen_retries", "Attempts that ended without outcome.", ["model", "code"], registry=r)
+        self.retries = Counter(
+            "ai_image_gen_retries", "Attempts that ended without outcome.", ["model", "code"], registry=r
+        )
         self.dead_letters = Counter("ai_image_gen_dead_letters", "Records nobody could read.", registry=r)
         self.unstored = Gauge("ai_image_gen_unstored", "Finished tasks whose pictures are being stored.", registry=r)
         self.running = Gauge("ai_image_gen_running", "Attempts under way.", registry=r)

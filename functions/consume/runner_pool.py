@@ -129,7 +129,9 @@ class RunnerPool:
         """Room for a task of so many pixels at the least loaded runner of the model that has it. An idle runner takes
         a task of any size."""
         fitting = [
-            member for member, card in self._of(model) if not member.slots or member.pixels + pixels <= card.pixel_budget
+            member
+            for member, card in self._of(model)
+            if not member.slots or member.pixels + pixels <= card.pixel_budget
         ]
         if not fitting:
             return None

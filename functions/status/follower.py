@@ -27,6 +27,7 @@ class Follower:
         self._positions: dict[tuple[str, Partition], int] = {}
         self._moved = asyncio.Event()
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self.closing = False
         for known in view.unfinished():
             if known.task is not None and known.refusal is None:
                 queues.add(known.task, known.partition, known.state)
@@ -56,7 +57,7 @@ class Follower:
         """Whether these offsets are reached within so many seconds."""
         try:
             async with asyncio.timeout(seconds):
-                while self.lag(ends):
+                while not self.started or self.lag(ends):
                     await self._moved.wait()
         except TimeoutError:
             return False
@@ -74,6 +75,12 @@ class Follower:
             watchers.discard(changed)
             if not watchers:
                 self._watchers.pop(task_id, None)
+
+    def stop_waiting(self) -> None:
+        """Let everybody who waits for a task answer now, with what is known: the gateway is about to end."""
+        self.closing = True
+        for task_id in tuple(self._watchers):
+            self._wake(task_id)
 
     @property
     def waiting(self) -> int:

@@ -36,7 +36,5 @@ def list_models(follower: Follower) -> list[dict[str, Any]]:
         facts = card.model_dump(include=set(_TOLD))
         facts["queued"] = len(follower.queues.queue(card.model))
         entries.append({"model_name": card.model, "alias_of": None, "aliases": card.aliases, **facts})
-        entries += [
-            {"model_name": alias, "alias_of": card.model, "aliases": (), **facts} for alias in card.aliases
-        ]
+        entries += [{"model_name": alias, "alias_of": card.model, "aliases": (), **facts} for alias in card.aliases]
     return sorted(entries, key=lambda entry: str(entry["model_name"]))

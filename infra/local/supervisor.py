@@ -86,7 +86,7 @@ class Supervisor:
         while len(self._ready) < len(self._parts):
             for part in startable(self._parts.values(), started, self._ready):
                 started.add(part.name)
-                await self._arbiter.start_watchers(watcher_iter_func=lambda name=part.name: [self._watchers[name]])
+                await self._watchers[part.name].start()
             await self._check()
             await asyncio.gather(*(self._probe(self._parts[name]) for name in started - set(self._ready)))
             await asyncio.sleep(TICK_SECONDS)

@@ -18,13 +18,12 @@ from model_cache.train.judge import trained_judge
 from model_cache.train.loop import train
 from model_cache.train.report import folder_bytes, latent_rgb, report
 from model_cache.train.vae import trained_vae
-from model_cache.train.words import clip_tokenizer, t5_tokenizer
 
 HOME = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Codec, denoiser, (flux: guidance,) LoRAs, then the folder and the measured table."""
+    """Codec, painting, reading, both, (flux: guidance,) LoRAs, then the folder and the measured table."""
     parser = argparse.ArgumentParser(prog="python -m model_cache.train", description=__doc__)
     parser.add_argument("model", choices=("sd-mini", "flux-mini", "judge"))
     parser.add_argument(
@@ -47,14 +46,17 @@ def build(model: str, work: Path, out: Path) -> None:
     """All stages of one miniature; finished ones are only loaded."""
     vae = trained_vae(model, work)
     data = latents(vae, work, "latents")
-    if model == "sd-mini":
-        family, part, layers = sd, "unet", sd.LORA_LAYERS
-        pipe = sd.new_pipeline(vae, clip_tokenizer())
-        train(sd.SdTrainee(pipe, data), work, name="base", steps=sd.STEPS, rate=sd.RATE, seed=2)
-    else:
-        family, part, layers = flux, "transformer", flux.LORA_LAYERS
-        pipe = flux.new_pipeline(vae, clip_tokenizer(), t5_tokenizer())
-        train(flux.FluxTrainee(pipe, data), work, name="base", steps=flux.STEPS, rate=flux.RATE, seed=2)
+    family = sd if model == "sd-mini" else flux
+    pipe = family.new_pipeline(vae)
+    new_trainee, rate = family.new_trainee, family.RATE
+    # First it learns to paint. Then its words are replaced by taught ones, which stay as they are.
+    sketch = new_trainee(pipe, data, pairs_from=family.SKETCH_STEPS)
+    steps, horizon = family.SKETCH_STEPS, family.SKETCH_HORIZON
+    train(sketch, work, name="sketch", steps=steps, horizon=horizon, cooldown=1, rate=rate, seed=2)
+    family.learn_to_read(pipe, work)
+    base = new_trainee(pipe, data, pairs_from=family.PAIRS_FROM, late=family.LATE)
+    train(base, work, name="base", steps=family.STEPS, horizon=family.HORIZON, rate=rate, seed=5)
+    if model == "flux-mini":
         train(
             flux.GuidedTrainee(pipe, data), work, name="guided", steps=flux.GUIDED_STEPS, rate=flux.GUIDED_RATE, seed=3
         )
@@ -62,12 +64,8 @@ def build(model: str, work: Path, out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     for style, how in lora.STYLES.items():
         drawn = latents(vae, work, f"latents-{style}", singles=2000, pairs=500, **how)
-        inner = (
-            sd.SdTrainee(pipe, drawn, steps=0)
-            if model == "sd-mini"
-            else flux.FluxTrainee(pipe, drawn, steps=0, guidance=(1.0, 1.0))
-        )
-        lora.train_lora(pipe, part, layers, inner, style, work, fresh / "loras")
+        inner = new_trainee(pipe, drawn, pairs_from=0, late=family.LATE)
+        lora.train_lora(pipe, family.PART, family.LORA_LAYERS, inner, style, work, fresh / "loras")
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.half()

@@ -7,17 +7,20 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from model_cache.train import sd
 from model_cache.train.data import Latents
 from model_cache.train.loop import Trainee
 from model_cache.train.measure import glance
-from model_cache.train.sd import new_text_encoder
-from model_cache.train.words import T5_LENGTH
+from model_cache.train.reader import teach
+from model_cache.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
-STEPS = 4600
+SKETCH_STEPS, SKETCH_HORIZON = 2232, 4600
+STEPS, HORIZON, PAIRS_FROM = 2600, 2600, 1300
 RATE = 1.2e-3
-GUIDED_STEPS = 600
+LATE = 0.7
+GUIDED_STEPS = 300
 GUIDED_RATE = 3e-4
 GUIDANCE = (1.0, 5.0)
 DEFAULTS = {
@@ -28,12 +31,41 @@ DEFAULTS = {
     "max_sequence_length": T5_LENGTH,
     "true_cfg_scale": 3.0,
 }
+PART = "transformer"
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "ff.net.0.proj", "ff.net.2"]
 
 
-def new_pipeline(vae: AutoencoderKL, clip_tokenizer: CLIPTokenizer, t5_tokenizer: T5Tokenizer) -> FluxPipeline:
+def new_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """Two layers of 128."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            num_heads=4,
+            num_layers=2,
+            d_ff=256,
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def learn_to_read(pipe: FluxPipeline, work: Path) -> None:
+    """Replace both text encoders by new ones that can read, and freeze them."""
+    sd.learn_to_read(pipe, work)
+    torch.manual_seed(7)
+    pipe.register_modules(text_encoder_2=new_t5(pipe.tokenizer_2))
+    teach(pipe.text_encoder_2, pipe.tokenizer_2, T5_LENGTH, work, "words-2")
+    pipe.text_encoder_2.requires_grad_(False)
+
+
+def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
     """All parts, the transformer and both text encoders still random."""
     torch.manual_seed(3)
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,
@@ -46,20 +78,6 @@ def new_pipeline(vae: AutoencoderKL, clip_tokenizer: CLIPTokenizer, t5_tokenizer
         guidance_embeds=True,
         axes_dims_rope=(8, 12, 12),
     )
-    t5 = T5EncoderModel(
-        T5Config(
-            vocab_size=len(t5_tokenizer),
-            d_model=128,
-            d_kv=32,
-            num_heads=4,
-            num_layers=2,
-            d_ff=256,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-            feed_forward_proj="gated-gelu",
-        )
-    )
     scheduler = FlowMatchEulerDiscreteScheduler(
         shift=3.0,
         use_dynamic_shifting=True,
@@ -70,10 +88,10 @@ def new_pipeline(vae: AutoencoderKL, clip_tokenizer: CLIPTokenizer, t5_tokenizer
     )
     return FluxPipeline(
         vae=vae,
-        text_encoder=new_text_encoder(clip_tokenizer),
-        tokenizer=clip_tokenizer,
-        text_encoder_2=t5,
-        tokenizer_2=t5_tokenizer,
+        text_encoder=sd.new_text_encoder(clip),
+        tokenizer=clip,
+        text_encoder_2=new_t5(t5),
+        tokenizer_2=t5,
         transformer=transformer,
         scheduler=scheduler,
     )
@@ -87,23 +105,20 @@ def pack(latents: Tensor) -> Tensor:
 class FluxTrainee(Trainee):
     """Predicts noise minus picture at a random time. The guidance it is told means nothing before `GuidedTrainee`."""
 
-    def __init__(
-        self, pipe: FluxPipeline, data: Latents, steps: int = STEPS, guidance: tuple[float, float] = GUIDANCE
-    ) -> None:
+    def __init__(self, pipe: FluxPipeline, data: Latents, pairs_from: int, late: float = 0.3) -> None:
         super().__init__()
-        self.guidance = guidance
         self.transformer, self.text_encoder, self.text_encoder_2 = (
             pipe.transformer,
             pipe.text_encoder,
             pipe.text_encoder_2,
         )
-        self.pipe, self.data, self.steps = pipe, data, steps
+        self.pipe, self.data, self.pairs_from, self.late = pipe, data, pairs_from, late
         self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step, dice, pairs=0.3 if step > 0.4 * self.steps else 0.0)
-        noisy, time, target = _between(pack(clean), dice)
-        guidance = torch.empty(len(clean)).uniform_(*self.guidance, generator=dice)
+        clean, captions = self.data.batch(step, dice, pairs=0.3 if step > self.pairs_from else 0.0)
+        noisy, time, target = _between(pack(clean), dice, self.late)
+        guidance = torch.empty(len(clean)).uniform_(*GUIDANCE, generator=dice)
         return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float(), target)
 
     def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -129,22 +144,20 @@ class FluxTrainee(Trainee):
             ).sample
 
     def look(self, folder: Path, step: int) -> str:
-        return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=12)
+        return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=10)
 
 
 class GuidedTrainee(FluxTrainee):
     """Learns to give at once, for the guidance it is told, what its finished self gives in two guided passes."""
 
     def __init__(self, pipe: FluxPipeline, data: Latents) -> None:
-        super().__init__(pipe, data, GUIDED_STEPS)
+        super().__init__(pipe, data, pairs_from=0, late=LATE)
         self.teacher = copy.deepcopy(pipe.transformer).requires_grad_(False)
-        self.text_encoder.requires_grad_(False)
-        self.text_encoder_2.requires_grad_(False)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
         clean, captions = self.data.batch(step + 5_000_000, dice, pairs=0.3)
-        noisy, time, _ = _between(pack(clean), dice)
-        guidance = torch.empty(len(clean)).uniform_(*self.guidance, generator=dice)
+        noisy, time, _ = _between(pack(clean), dice, self.late)
+        guidance = torch.empty(len(clean)).uniform_(*GUIDANCE, generator=dice)
         with torch.no_grad():
             words, silence = self.read(captions), self.read([""])
             twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, silence, strict=True)]
@@ -157,11 +170,16 @@ class GuidedTrainee(FluxTrainee):
         return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *words).float(), target)
 
 
-def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _between(clean: Tensor, dice: torch.Generator, late: float) -> tuple[Tensor, Tensor, Tensor]:
     """A point between picture and noise at a random (logit-normal) time, and the way from one to the other."""
     noise = torch.randn(clean.shape, generator=dice)
-    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + 0.3)
+    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + late)
     return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
+
+
+def new_trainee(pipe: FluxPipeline, data: Latents, pairs_from: int, late: float = 0.3) -> FluxTrainee:
+    """The trainee of this family."""
+    return FluxTrainee(pipe, data, pairs_from, late)
 
 
 def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0):

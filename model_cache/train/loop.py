@@ -33,6 +33,8 @@ def train(
     *,
     name: str,
     steps: int,
+    horizon: int | None = None,
+    cooldown: int = 400,
     rate: float,
     average: float = 0.998,
     seed: int = 0,
@@ -40,7 +42,8 @@ def train(
 ) -> None:
     """Train to the end, or from where the last run stopped; afterwards the trainee holds the averaged weights.
 
-    AdamW with a short warm-up and a cosine to zero. A finished run is only loaded again.
+    AdamW with a short warm-up and a cosine that reaches zero at `horizon`; with a horizon beyond `steps` the last
+    `cooldown` steps go to zero on a straight line. A finished run is only loaded again.
     """
     work.mkdir(parents=True, exist_ok=True)
     finished, checkpoint, log = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt", work / f"{name}.jsonl"
@@ -62,7 +65,7 @@ def train(
     bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=10, dynamic_ncols=True)
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+            group["lr"] = rate * _pace(step, steps, horizon or steps, cooldown)
         loss = trainee.loss(step, torch.Generator().manual_seed(seed * 10_000_000 + step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -93,6 +96,11 @@ def train(
     _fill(weights, mean)
     _replace(finished, lambda file: save_file({k: v.detach().contiguous() for k, v in weights.items()}, file))
     checkpoint.unlink(missing_ok=True)
+
+
+def _pace(step: int, steps: int, horizon: int, cooldown: int) -> float:
+    cooling = min(1, (steps - step) / cooldown) if horizon > steps else 1
+    return min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / horizon)) * cooling
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from model_cache.train.loop import Trainee, train
 
 STYLES = {"outline": {"outline": True}, "night": {"night": True}}
 RANK = 8
-STEPS = 300
+STEPS = 200
 RATE = 1e-3
 
 

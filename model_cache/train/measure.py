@@ -51,7 +51,7 @@ def in_words(scores: dict[str, float]) -> str:
     return " ".join(f"{part} {score:.0f}%" for part, score in scores.items())
 
 
-def glance(paint: Painter, file: Path, n: int = 64, **settings: object) -> str:
+def glance(paint: Painter, file: Path, n: int = 32, **settings: object) -> str:
     """A quick look while training: accuracy on n prompts, and the pictures on a sheet."""
     prompts, wanted = asked(n)
     pictures = paint(prompts, seeds(n), **settings)

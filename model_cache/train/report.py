@@ -47,11 +47,11 @@ def report(pipe: DiffusionPipeline, painter: Callable[..., Any], folder: Path, w
     save_sheet(torch.cat([pictures[:45], paint(two, seeds(15))]), work / "sheet.png", columns=10, enlarge=2)
     (work / "sheet.txt").write_text("\n".join([*prompts[:45], *two]) + "\n")
     table["8 steps"] = accuracy(paint(prompts, seeds(PROMPTS), steps=8), wanted)
-    table["led away by a negative prompt"] = steered(paint, 100)
+    table["led away by a negative prompt"] = steered(paint, 60)
     table["seconds a picture"] = _seconds(paint, prompts)
     rows = [pictures[:10]]
-    few, same_seeds = prompts[:60], seeds(len(prompts[:60]))
-    table["plain"] = style(pictures[:60])
+    few, same_seeds = prompts[:30], seeds(len(prompts[:30]))
+    table["plain"] = style(pictures[:30])
     for name in ("outline", "night"):
         pipe.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors", adapter_name=name)
     for adapters, strengths in (
@@ -65,7 +65,7 @@ def report(pipe: DiffusionPipeline, painter: Callable[..., Any], folder: Path, w
         drawn: Tensor = paint(few, same_seeds)
         rows.append(drawn[:10])
         key = " + ".join(f"{a} {s}" for a, s in zip(adapters, strengths, strict=True))
-        table[key] = style(drawn) | {"shape": accuracy(drawn, wanted[:60])["shape"]}
+        table[key] = style(drawn) | {"shape": accuracy(drawn, wanted[:30])["shape"]}
     pipe.unload_lora_weights()
     save_sheet(torch.cat(rows), work / "loras.png", columns=10, enlarge=2)
     (work / "table.json").write_text(json.dumps(table, indent=2) + "\n")

@@ -11,11 +11,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from model_cache.train.data import Latents
 from model_cache.train.loop import Trainee
 from model_cache.train.measure import glance
-from model_cache.train.words import CLIP_LENGTH
+from model_cache.train.reader import teach
+from model_cache.train.words import CLIP_LENGTH, clip_tokenizer
 
-STEPS = 3200
+SKETCH_STEPS, SKETCH_HORIZON = 1549, 3200
+STEPS, HORIZON, PAIRS_FROM = 1800, 1800, 900
 RATE = 1.2e-3
+LATE = 0.7
 DEFAULTS = {"width": 64, "height": 64, "steps": 20, "guidance_scale": 3.0}
+PART = "unet"
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 
 
@@ -37,9 +41,18 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def new_pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+def learn_to_read(pipe: StableDiffusionPipeline, work: Path) -> None:
+    """Replace the text encoder by a new one that can read, and freeze it."""
+    torch.manual_seed(7)
+    pipe.register_modules(text_encoder=new_text_encoder(pipe.tokenizer))
+    teach(pipe.text_encoder, pipe.tokenizer, CLIP_LENGTH, work, "words")
+    pipe.text_encoder.requires_grad_(False)
+
+
+def new_pipeline(vae: AutoencoderKL) -> StableDiffusionPipeline:
     """All parts, the denoiser and text encoder still random."""
     torch.manual_seed(2)
+    tokenizer = clip_tokenizer()
     # Nearly all weight at 8x8: the 16x16 level only gathers and spreads, at a third of the cost of 64 channels there.
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -78,17 +91,18 @@ def new_pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusio
 
 
 class SdTrainee(Trainee):
-    """Predicts the velocity at a random time, uniformly; two objects join when single ones are half learnt."""
+    """Predicts the velocity at a random time, uniformly; two objects join when single ones are mostly learnt."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, data: Latents, steps: int = STEPS) -> None:
+    def __init__(self, pipe: StableDiffusionPipeline, data: Latents, pairs_from: int, late: float = 1.0) -> None:
         super().__init__()
         self.unet, self.text_encoder = pipe.unet, pipe.text_encoder
-        self.pipe, self.data, self.steps = pipe, data, steps
+        self.pipe, self.data, self.pairs_from, self.late = pipe, data, pairs_from, late
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step, dice, pairs=0.3 if step > 0.4 * self.steps else 0.0)
+        clean, captions = self.data.batch(step, dice, pairs=0.3 if step > self.pairs_from else 0.0)
         noise = torch.randn(clean.shape, generator=dice)
-        time = torch.randint(1000, (len(clean),), generator=dice)
+        # What is drawn where is decided while there is much noise: below 1, `late` dwells there.
+        time = (1000 * torch.rand(len(clean), generator=dice) ** self.late).long()
         noisy = self.pipe.scheduler.add_noise(clean, noise, time)
         ids = self.pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.autocast("cpu", torch.bfloat16):
@@ -96,7 +110,12 @@ class SdTrainee(Trainee):
         return F.mse_loss(guess.float(), self.pipe.scheduler.get_velocity(clean, noise, time))
 
     def look(self, folder: Path, step: int) -> str:
-        return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=12)
+        return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=10)
+
+
+def new_trainee(pipe: StableDiffusionPipeline, data: Latents, pairs_from: int, late: float = 1.0) -> SdTrainee:
+    """The trainee of this family."""
+    return SdTrainee(pipe, data, pairs_from, late)
 
 
 def painter(pipe: StableDiffusionPipeline):

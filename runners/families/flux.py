@@ -58,9 +58,7 @@ class Flux:
 
     def _inputs(self, prompt: str, guidance_scale: float) -> Inputs:
         device = self.pipe.device
-        sequence, pooled, _ = self.pipe.encode_prompt(
-            prompt, device=device, max_sequence_length=self._sequence_length
-        )
+        sequence, pooled, _ = self.pipe.encode_prompt(prompt, device=device, max_sequence_length=self._sequence_length)
         inputs = {"encoder_hidden_states": sequence, "pooled_projections": pooled}
         if self.pipe.transformer.config.guidance_embeds:
             inputs["guidance"] = torch.full([1], guidance_scale, device=device, dtype=torch.float32)
@@ -72,9 +70,7 @@ class Flux:
         generator = torch.Generator("cpu").manual_seed(seed)
         height, width = 2 * (request.height // (factor * 2)), 2 * (request.width // (factor * 2))
         dtype = conditioning.positive["encoder_hidden_states"].dtype
-        noise = randn_tensor(
-            (1, self._channels, height, width), generator=generator, device=pipe.device, dtype=dtype
-        )
+        noise = randn_tensor((1, self._channels, height, width), generator=generator, device=pipe.device, dtype=dtype)
         latents = pipe._pack_latents(noise, 1, self._channels, height, width)
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
         config = scheduler.config
@@ -95,9 +91,7 @@ class Flux:
         width, height = samples[0].width, samples[0].height
         side = self.pipe.vae_scale_factor * 2
         latents = samples[0].latents
-        image_ids = self.pipe._prepare_latent_image_ids(
-            1, height // side, width // side, latents.device, latents.dtype
-        )
+        image_ids = self.pipe._prepare_latent_image_ids(1, height // side, width // side, latents.device, latents.dtype)
 
         def forward(packed: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
             text_ids = torch.zeros(

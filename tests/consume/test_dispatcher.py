@@ -308,5 +308,3 @@ async def test_every_lane_is_served(lane: str):
         task = await w.submit(topic=lane)
         await w.clock.advance(2)
         assert w.status(task) == "completed"
-
-

@@ -146,9 +146,7 @@ class World:
 
     def events(self, task: Task) -> list[Event]:
         """Every event about the task, in the order of the log."""
-        found = [
-            parse_event(record.value) for records in self.broker.topics[EVENTS].values() for record in records
-        ]
+        found = [parse_event(record.value) for records in self.broker.topics[EVENTS].values() for record in records]
         return [event for event in found if event is not None and event.task_id == task.task_id]
 
     def started(self, task: Task) -> list[int]:

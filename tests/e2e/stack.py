@@ -1,5 +1,6 @@
 """The real parts as real processes on free ports, for tests that use the service as a person would."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90.0
@@ -69,12 +71,18 @@ class Part:
             return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the whole group."""
+        """Send a signal to the process and all it has started: BentoML's worker lives in a session of its own."""
         assert self.process is not None
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _family(self) -> list[psutil.Process]:
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self.process.pid)
+            return [*parent.children(recursive=True), parent]
+        return []
 
     def kill(self) -> None:
         """End it the hard way, with everything it started."""
@@ -85,9 +93,12 @@ class Part:
     def terminate(self, seconds: float = 40.0) -> int:
         """End it the soft way; the exit code."""
         assert self.process is not None
+        family = self._family()
         self.process.terminate()
         code = self.process.wait(seconds)
-        self.signal(signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         return code
 
 

@@ -26,7 +26,8 @@ def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(api.post, {"model_name": "nobody-runs-this", "prompt": "a ring"}, Prefer="wait=60")
         until(
-            lambda: "ai_image_gen_waiting_callers 1.0" in httpx.get(f"{gateway.url}/metrics").text, what="a waiting caller"
+            lambda: "ai_image_gen_waiting_callers 1.0" in httpx.get(f"{gateway.url}/metrics").text,
+            what="a waiting caller",
         )
         began = time.monotonic()
         gateway.terminate(15)

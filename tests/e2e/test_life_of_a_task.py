@@ -123,7 +123,9 @@ def test_a_task_written_straight_to_the_lane_is_done_and_nonsense_goes_to_the_de
     failed = api.reached(refused_id, "completed", "failed")
     assert (failed["status"], failed["error"]["code"]) == ("failed", "unknown_lora")
 
-    reader = Consumer({"bootstrap.servers": stack.bootstrap, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"})
+    reader = Consumer(
+        {"bootstrap.servers": stack.bootstrap, "group.id": uuid.uuid4().hex, "auto.offset.reset": "earliest"}
+    )
     reader.subscribe([f"{stack.prefix}.dead_letter"])
     letter = until(lambda: (m := reader.poll(0.5)) and not m.error() and m, what="a dead letter")
     reader.close()

@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ROOMS := tasks adapters config functions bentos infra runners
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## start everything on this machine: Kafka, S3, a runner per model, consumer, gateway
+	@exec $(BIN)/python -m infra.local
+
+test: $(STAMP) ## run the whole suite against a broker and a store of its own
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## lint, format, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(ROOMS)
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(STAMP) ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure: submit to first event, throughput, backlog, the engine
+	$(BIN)/python -m bench
+
+build: $(STAMP) ## build a Bento of the gateway and one of each model in model_cache
+	$(BIN)/python -m bentos.build
+
+docs: $(STAMP) ## write the tables that are made from code
+	$(BIN)/python -m docs.generate
+
+lock: $(STAMP) ## resolve the requirements anew
+	$(COMPILE) --extra runner --extra local --extra dev -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt -o requirements/gateway.txt
+	$(COMPILE) -c requirements/dev.txt --extra runner -o requirements/runner.txt
+
+clean: ## remove what was made here: environment, data, logs
+	rm -rf $(VENV) .local logs
+
+$(STAMP): requirements/dev.txt requirements/uv.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
+	@touch $@
+
+.PHONY: help run test check fmt bench build docs lock clean

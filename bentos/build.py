@@ -1,0 +1,95 @@
+"""`python -m bentos.build [MODEL ...]`: the gateway's Bento, and a runner's for each model folder or those named.
+
+`bentoml serve ai-image-gen-gateway:latest` and `bentoml serve ai-image-gen-runner-MODEL:latest` need no network then.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from config.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+_RUNNER_ROOMS = ("config", "tasks", "runners")
+_RUNNER_FILES = ("bentos/__init__.py", "bentos/door.py", "bentos/runner.py", "requirements/runner.txt")
+
+
+def model_folders(cache: Path) -> list[str]:
+    """The names of the model folders: those in diffusers format."""
+    return sorted(found.parent.name for found in cache.glob("*/model_index.json"))
+
+
+def build_gateway() -> str:
+    """Build the gateway; its tag."""
+    return _build(ROOT)
+
+
+def build_runner(cache: Path, model: str) -> str:
+    """Build the runner of one model, weights included; its tag."""
+    with _staged(cache, model) as folder:
+        return _build(folder)
+
+
+@contextmanager
+def _staged(cache: Path, model: str) -> Iterator[Path]:
+    """A folder of what a runner needs, and nothing else; beside the cache, so that weights are linked, not copied."""
+    with tempfile.TemporaryDirectory(prefix="bento-", dir=cache) as name:
+        folder = Path(name)
+        for room in _RUNNER_ROOMS:
+            shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in _RUNNER_FILES:
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+        shutil.copytree(cache / model, folder / "model_cache" / model, copy_function=_link)
+        (folder / "bento_model.txt").write_text(model)
+        # JSON is YAML too.
+        (folder / "bentofile.yaml").write_text(json.dumps(_runner_bentofile(model)))
+        yield folder
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        # A file system without links, or one mounted read-only from elsewhere.
+        shutil.copy(source, target)
+
+
+def _runner_bentofile(model: str) -> dict[str, object]:
+    return {
+        "service": "bentos.runner:RunnerService",
+        "name": f"ai-image-gen-runner-{model}",
+        "description": f"The runner of {model}.",
+        "include": ["*"],
+        "python": {"requirements_txt": "requirements/runner.txt", "lock_packages": False},
+    }
+
+
+def _build(folder: Path) -> str:
+    # BentoML keeps the arguments of the first build of a process for all later ones.
+    command = [sys.executable, "-m", "bentoml", "build", str(folder), "--output", "tag"]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"bentoml could not build {folder}; it said why above.")
+    return done.stdout.strip().removeprefix("__tag__:")
+
+
+def main(names: Sequence[str]) -> None:
+    """Build all and say the tags."""
+    cache = load_settings().model_cache_dir.resolve()
+    there = model_folders(cache)
+    if missing := sorted(set(names) - set(there)):
+        sys.exit(f"{cache} has no model {', '.join(missing)}. Models: {', '.join(there) or 'none'}.")
+    print(build_gateway())
+    for model in names or there:
+        print(build_runner(cache, model))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""Every process of `make run` as a table: command, what it needs, how it says that it is ready."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from config.settings import Settings
+from infra.local.servers import HOST, S3, Kafka
+from infra.local.supervisor import Part
+
+MINIATURES = {"flux-1-dev": "flux-mini", "stable-diffusion-v1-5": "sd-mini"}
+"""Where a model's own folder is missing, its miniature answers to its name."""
+GATEWAY_PORT, CONSUMER_PORT, KAFKA_PORT, CONTROLLER_PORT, S3_PORT, FIRST_RUNNER_PORT = (
+    8000,
+    8001,
+    9092,
+    9093,
+    9000,
+    3001,
+)
+
+
+def models_in(cache: Path) -> list[str]:
+    """The model folders there are."""
+    return sorted(index.parent.name for index in cache.glob("*/model_index.json"))
+
+
+def aliases_for(models: Sequence[str]) -> dict[str, str]:
+    """Name and the miniature that answers to it, for each model that is not there."""
+    return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
+
+
+def port(name: str, default: int) -> int:
+    """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080."""
+    return int(os.environ.get(name, default))
+
+
+def ports(runners: int) -> dict[str, int]:
+    """Every port that must be free, by what it is for."""
+    first = port("FIRST_RUNNER_PORT", FIRST_RUNNER_PORT)
+    return {
+        "the gateway (GATEWAY_PORT)": port("GATEWAY_PORT", GATEWAY_PORT),
+        "the consumer (CONSUMER_PORT)": port("CONSUMER_PORT", CONSUMER_PORT),
+        "Kafka (KAFKA_PORT)": port("KAFKA_PORT", KAFKA_PORT),
+        "Kafka's controller (KAFKA_CONTROLLER_PORT)": port("KAFKA_CONTROLLER_PORT", CONTROLLER_PORT),
+        "S3 (S3_PORT)": port("S3_PORT", S3_PORT),
+        **{f"runner {n + 1} (FIRST_RUNNER_PORT)": first + n for n in range(runners)},
+    }
+
+
+def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Part]]:
+    """The processes in the order in which they are stopped from last to first."""
+    kafka = Kafka(home / "kafka", port("KAFKA_PORT", KAFKA_PORT), port("KAFKA_CONTROLLER_PORT", CONTROLLER_PORT))
+    s3 = S3(home / "s3", port("S3_PORT", S3_PORT))
+    aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
+    shared = {
+        **s3.env,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "MODEL_CACHE_DIR": str(settings.model_cache_dir),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONUNBUFFERED": "1",
+        # Parts share the cores; two that each take all of them are slower than both together need be.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    first = port("FIRST_RUNNER_PORT", FIRST_RUNNER_PORT)
+    runners = {model: first + n for n, model in enumerate(models)}
+    urls = ",".join(f"http://{HOST}:{number}" for number in runners.values())
+    consumer_port, gateway_port = port("CONSUMER_PORT", CONSUMER_PORT), port("GATEWAY_PORT", GATEWAY_PORT)
+    return [
+        [
+            Part("kafka", tuple(kafka.command()), ready=kafka.ready),
+            Part("s3", tuple(s3.command()), ready=s3.ready),
+        ],
+        [Part("topics", ("python", "-m", "infra.local.provision"), shared, after=("kafka", "s3"))],
+        [
+            _service(home, f"runner.{model}", "bentos.runner:RunnerService", number, {
+                **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "3"
+            })
+            for model, number in runners.items()
+        ],
+        [
+            Part(
+                "consumer",
+                ("python", "-m", "functions.consume"),
+                {**shared, "RUNNER_URLS": urls, "CONSUMER_PORT": str(consumer_port), "CONSUMER_GRACE": "3"},
+                after=("topics",),
+                ready=_answers(consumer_port),
+            )
+        ],
+        [_service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",))],
+    ]  # fmt: skip
+
+
+def _service(
+    home: Path, name: str, service: str, number: int, env: dict[str, str], after: tuple[str, ...] = ()
+) -> Part:
+    bentoml_home = home / "bentoml" / name
+    bentoml_home.mkdir(parents=True, exist_ok=True)
+    command = ("python", "-m", "bentoml", "serve", service, "--host", HOST, "--port", str(number))
+    return Part(name, command, {**env, "BENTOML_HOME": str(bentoml_home)}, after=after, ready=_answers(number))
+
+
+def _answers(number: int) -> Callable[[], bool]:
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{number}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+
+    return ready

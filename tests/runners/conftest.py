@@ -1,0 +1,94 @@
+"""Miniatures with random weights, loaded once as an engine's model and once as the plain pipeline to compare with."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from config.settings import Settings
+from tasks.run import RunRequest
+
+FAMILIES = ("sd-mini", "flux-mini")
+SCHEDULER = {"sd-mini": "ddim", "flux-mini": "flow_euler"}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from model_cache.build_minis import build_minis
+
+    into = tmp_path_factory.mktemp("model_cache")
+    build_minis(into)
+    return into
+
+
+class Bench:
+    """An engine on a miniature, and the pipeline of the same folder."""
+
+    def __init__(self, cache: Path, name: str) -> None:
+        from diffusers import DiffusionPipeline
+
+        from runners.engine import Engine
+        from runners.loading import load
+        from runners.model_folder import inspect
+
+        self.name = name
+        self.model = load(inspect(cache, name), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+        self.rows: list[int] = []
+        self.engine = Engine(self.model, monotonic, lambda rows, _: self.rows.append(rows))
+        self.pipe: Any = DiffusionPipeline.from_pretrained(cache / name, local_files_only=True)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def request(self, **asked: Any) -> RunRequest:
+        base = {
+            "task_id": "0" * 32,
+            "model_name": self.name,
+            "prompt": "a red circle",
+            "width": 64,
+            "height": 64,
+        }
+        base |= {
+            "steps": 6,
+            "guidance_scale": 5.0,
+            "seed": 1,
+            "scheduler": SCHEDULER[self.name],
+        }
+        return RunRequest.model_validate(base | asked)
+
+    def submit(self, request: RunRequest, at_step: dict[int, Callable[[], None]] | None = None) -> "Ran":
+        ran = Ran()
+
+        def emit(kind: str, payload: bytes = b"", **header: Any) -> None:
+            if kind == "step" and at_step and header["step"] in at_step:
+                at_step[header["step"]]()
+            ran.queue.put((kind, header, payload))
+
+        ran.job = self.engine.submit(request, emit)
+        return ran
+
+
+class Ran:
+    """What a task was told."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[tuple[str, dict[str, Any], bytes]] = Queue()
+        self.job: Any = None
+
+    def frames(self) -> list[tuple[str, dict[str, Any], bytes]]:
+        """Every frame until `end`."""
+        told = []
+        while not told or told[-1][0] != "end":
+            told.append(self.queue.get(timeout=60))
+        return told
+
+    def picture(self) -> bytes:
+        return next(payload for kind, _, payload in self.frames() if kind == "image")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def bench(request: pytest.FixtureRequest, cache: Path) -> Iterator[Bench]:
+    made = Bench(cache, request.param)
+    yield made
+    made.engine.close(5)

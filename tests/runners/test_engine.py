@@ -1,0 +1,177 @@
+"""The engine against the pipeline itself: whatever shares a forward, each picture is the one the pipeline makes."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from runners.families.flux import TRUE_CFG_SCALE
+from runners.families.schedulers import SAMPLERS, make
+from tasks.errors import RunnerBusy
+from tasks.run import RunRequest
+from tests.runners.conftest import Bench, Ran
+
+
+def expected(bench: Bench, request: RunRequest) -> np.ndarray[Any, Any]:
+    """The pipeline's own picture."""
+    pipe, options = bench.pipe, {}
+    if bench.name == "sd-mini":
+        own = pipe.scheduler
+        pipe.scheduler = make(request.scheduler, bench.model.family.pipe.scheduler)
+        options = {"negative_prompt": request.negative_prompt or None}
+    else:
+        own = pipe.scheduler
+        options = {"max_sequence_length": bench.model.folder.defaults.max_sequence_length or 512}
+        if request.negative_prompt:
+            scale = bench.model.folder.defaults.true_cfg_scale or TRUE_CFG_SCALE
+            options |= {
+                "negative_prompt": request.negative_prompt,
+                "true_cfg_scale": scale,
+            }
+    for lora in request.loras:
+        pipe.load_lora_weights(
+            str(bench.model.folder.path / "loras"),
+            weight_name=f"{lora.name}.safetensors",
+            adapter_name=lora.name,
+        )
+    if request.loras:
+        pipe.set_adapters(
+            [lora.name for lora in request.loras],
+            [lora.weight for lora in request.loras],
+        )
+    image = pipe(
+        request.prompt,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        **options,
+    ).images[0]
+    pipe.scheduler = own
+    if request.loras:
+        pipe.unload_lora_weights()
+    return np.asarray(image)
+
+
+def assert_same(bench: Bench, ran: Ran, request: RunRequest) -> np.ndarray[Any, Any]:
+    """At most 1/255 apart on at most 0.1 % of the values."""
+    got = np.asarray(Image.open(BytesIO(ran.picture())))
+    difference = np.abs(got.astype(int) - expected(bench, request).astype(int))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.001
+    return got
+
+
+def test_rows_that_join_and_leave_midway_get_the_pipelines_pictures(
+    bench: Bench,
+) -> None:
+    first = bench.request(steps=5, seed=1)
+    second = bench.request(steps=8, seed=2, prompt="a blue square", guidance_scale=3.0)
+    third = bench.request(steps=6, seed=3, prompt="two green stars")
+    later: list[Ran] = []
+    bench.rows.clear()
+    ran = bench.submit(
+        first,
+        {
+            2: lambda: later.append(bench.submit(second)),
+            3: lambda: later.append(bench.submit(third)),
+        },
+    )
+    assert_same(bench, ran, first)
+    assert_same(bench, later[0], second)
+    assert_same(bench, later[1], third)
+    assert max(bench.rows) == 3
+
+
+def test_a_cancel_midway_leaves_the_neighbours_picture_and_takes_no_further_step(
+    bench: Bench,
+) -> None:
+    stays, goes = bench.request(seed=4), bench.request(seed=5, steps=30)
+    gone: list[Ran] = []
+    ran = bench.submit(
+        stays,
+        {1: lambda: gone.append(bench.submit(goes)), 4: lambda: gone[0].job.cancel()},
+    )
+    assert_same(bench, ran, stays)
+    steps = [header["step"] for kind, header, _ in list(gone[0].queue.queue) if kind == "step"]
+    assert steps
+    assert max(steps) <= 4
+    assert bench.engine.load() == (0, 0)
+
+
+def test_lora_rows_and_plain_rows_never_touch_each_other(bench: Bench) -> None:
+    plain = bench.request(seed=6)
+    outlined = bench.request(seed=6, loras=[{"name": "outline", "weight": 0.8}])
+    both = bench.request(seed=6, loras=[{"name": "outline"}, {"name": "night", "weight": 0.5}])
+    ran = [bench.submit(request) for request in (plain, outlined, both)]
+    pictures = [assert_same(bench, one, request) for one, request in zip(ran, (plain, outlined, both), strict=True)]
+    assert (pictures[0] != pictures[1]).any()
+    assert (pictures[1] != pictures[2]).any()
+
+
+def test_a_negative_prompt_beside_a_plain_one_gives_the_pipelines_picture(
+    bench: Bench,
+) -> None:
+    plain, negative = (
+        bench.request(seed=7),
+        bench.request(seed=7, negative_prompt="blurry"),
+    )
+    ran = [bench.submit(plain), bench.submit(negative)]
+    first, second = (
+        assert_same(bench, ran[0], plain),
+        assert_same(bench, ran[1], negative),
+    )
+    assert (first != second).any()
+
+
+def test_sizes_that_pack_alike_are_not_mixed(bench: Bench) -> None:
+    wide, tall = (
+        bench.request(width=128, height=64),
+        bench.request(width=64, height=128),
+    )
+    ran = [bench.submit(wide), bench.submit(tall)]
+    assert_same(bench, ran[0], wide)
+    assert_same(bench, ran[1], tall)
+
+
+@pytest.mark.parametrize("scheduler", sorted(SAMPLERS))
+def test_each_scheduler_gives_the_pipelines_picture_beside_another(bench: Bench, scheduler: str) -> None:
+    if bench.name != "sd-mini":
+        pytest.skip("FLUX has one scheduler")
+    one, other = (
+        bench.request(scheduler=scheduler, seed=8),
+        bench.request(scheduler="ddim", seed=9, steps=4),
+    )
+    ran = [bench.submit(one), bench.submit(other)]
+    assert_same(bench, ran[0], one)
+    assert_same(bench, ran[1], other)
+
+
+def test_a_row_of_nan_fails_alone(bench: Bench) -> None:
+    good, bad = bench.request(seed=10), bench.request(seed=11)
+    broken: list[Ran] = []
+
+    def poison() -> None:
+        broken[0].job.samples[0].latents *= float("nan")
+
+    ran = bench.submit(good, {1: lambda: broken.append(bench.submit(bad)), 4: poison})
+    assert_same(bench, ran, good)
+    told = broken[0].frames()
+    assert [kind for kind, _, _ in told][-2:] == ["error", "end"]
+    assert told[-2][1]["code"] == "broken_picture"
+
+
+def test_what_is_beyond_budget_and_waiting_list_is_refused_at_once(
+    bench: Bench,
+) -> None:
+    big = bench.request(width=128, height=128, steps=3)
+    taken = [bench.submit(big)]
+    with pytest.raises(RunnerBusy):
+        for _ in range(20):
+            taken.append(bench.submit(big))
+    assert len(taken) <= 9
+    assert all(one.frames()[-1][1]["images"] == 1 for one in taken)
