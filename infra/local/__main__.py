@@ -1,16 +1,19 @@
 """`make run`: everything on this machine, until Ctrl-C."""
 
 import asyncio
-import contextlib
+import json
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
+from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.parts import aliases_for, models_in, port, ports, rows
+from infra.local.parts import aliases_for, miniatures_to_build, model_folders, port, ports, rows
 from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 
@@ -29,7 +32,7 @@ def say(name: str, line: str) -> None:
     print(label, line, flush=True)
 
 
-def refuse(sentence: str) -> None:
+def refuse(sentence: str) -> NoReturn:
     """End before anything was started."""
     sys.exit(f"make run: {sentence}")
 
@@ -55,12 +58,20 @@ async def main() -> int:
     """Start, watch, stop; the exit code."""
     began = time.monotonic()
     settings = load_settings()
-    if not models_in(settings.model_cache_dir):
-        say("models", "building the miniatures")
+    models = model_folders(settings.model_cache_dir)
+    missing = miniatures_to_build(models)
+    check_machine(len(models) + len(missing))
+    if missing:
+        say("models", f"building {', '.join(missing)}")
         await _build_minis(settings.model_cache_dir)
-    models = models_in(settings.model_cache_dir)
-    check_machine(len(models))
-    supervisor = Supervisor(await asyncio.to_thread(rows, settings, HOME, models), say)
+    models = model_folders(settings.model_cache_dir)
+    try:
+        table = await asyncio.to_thread(rows, settings, HOME, models)
+    except subprocess.CalledProcessError as error:
+        refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
+    except (OSError, RuntimeError) as error:
+        refuse(f"Kafka and S3 could not be fetched: {error}")
+    supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -68,20 +79,18 @@ async def main() -> int:
     stopping = asyncio.ensure_future(stopped.wait())
     running = asyncio.ensure_future(_run(supervisor, models, began))
     await asyncio.wait((stopping, running), return_when=asyncio.FIRST_COMPLETED)
-    failure = running.exception() if running.done() else None
     stopping.cancel()
     running.cancel()
-    with contextlib.suppress(asyncio.CancelledError, PartDied):
-        await running
+    (ended,) = await asyncio.gather(running, return_exceptions=True)
     say("run", "stopping")
     stop_began = time.monotonic()
     await supervisor.stop()
     say("run", f"stopped in {time.monotonic() - stop_began:.1f} s")
-    if isinstance(failure, PartDied):
-        print(f"make run: {failure}", file=sys.stderr, flush=True)
+    if isinstance(ended, PartDied):
+        print(f"make run: {ended}", file=sys.stderr, flush=True)
         return 1
-    if failure is not None:
-        raise failure
+    if not isinstance(ended, asyncio.CancelledError):
+        raise ended
     return 0
 
 
@@ -91,19 +100,24 @@ async def _build_minis(into: Path) -> None:
         refuse("the miniatures could not be built; what went wrong stands above.")
 
 
-async def _run(supervisor: Supervisor, models: list[str], began: float) -> None:
+async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoReturn:
     seconds = await supervisor.start()
     slowest = max(seconds, key=lambda name: seconds[name])
     base = f"http://localhost:{port('GATEWAY_PORT', 8000)}"
     names = "".join(f"; {name} is answered by {mini}" for name, mini in aliases_for(models).items())
+    body = json.dumps({"model_name": models[0], "prompt": "a red circle on a blue background"})
     say(
         "run",
-        f"ready after {time.monotonic() - began:.1f} s (longest: {slowest}). API {base}, documentation {base}/docs{names}. "
-        f"Try: curl {base}/generate_image -H 'Content-Type: application/json' -H 'Prefer: wait=60' -H 'Accept: image/*' "
-        f'-d \'{{"model_name": "{models[0]}", "prompt": "a red circle on a blue background"}}\' -o picture.png',
+        f"ready after {time.monotonic() - began:.1f} s (longest: {slowest}). "
+        f"API {base}, documentation {base}/docs{names}. "
+        f"Try: curl {base}/generate_image -H 'Content-Type: application/json' -H 'Prefer: wait=60' "
+        f"-H 'Accept: image/*' -d '{body}' -o picture.png",
     )
     await supervisor.watch()
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except KeyboardInterrupt:
+        sys.exit(130)  # before anything was started

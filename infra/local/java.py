@@ -17,7 +17,7 @@ _CACHE = Path.home() / ".cache" / "ai-image-gen"
 
 
 def java(endpoint: str, main: str, *args: str, options: Sequence[str] = ()) -> list[str]:
-    """The command that runs the main class of a Maven endpoint (`group:artifact:version[+...]`), small and quick to start.
+    """The command that runs the main class of a Maven endpoint (`group:artifact:version[+...]`), quick to start.
 
     Fetches what is not in the local Maven repository yet. Raises RuntimeError or OSError where that fails.
     """

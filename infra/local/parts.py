@@ -22,14 +22,14 @@ GATEWAY_PORT, CONSUMER_PORT, KAFKA_PORT, CONTROLLER_PORT, S3_PORT, FIRST_RUNNER_
 )
 
 
-def models_in(cache: Path) -> list[str]:
-    """The model folders there are."""
-    return sorted(index.parent.name for index in cache.glob("*/model_index.json"))
-
-
 def aliases_for(models: Sequence[str]) -> dict[str, str]:
     """Name and the miniature that answers to it, for each model that is not there."""
     return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
+
+
+def miniatures_to_build(models: Sequence[str]) -> list[str]:
+    """The miniatures that are needed in place of a model and are not there either."""
+    return [mini for name, mini in MINIATURES.items() if name not in models and mini not in models]
 
 
 def port(name: str, default: int) -> int:
@@ -51,7 +51,7 @@ def ports(runners: int) -> dict[str, int]:
 
 
 def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Part]]:
-    """The processes in the order in which they are stopped from last to first."""
+    """The processes in the order in which they are stopped from last to first; the graces of all rows sum to 14 s."""
     kafka = Kafka(home / "kafka", port("KAFKA_PORT", KAFKA_PORT), port("KAFKA_CONTROLLER_PORT", CONTROLLER_PORT))
     s3 = S3(home / "s3", port("S3_PORT", S3_PORT))
     aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
@@ -60,6 +60,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
         "MODEL_CACHE_DIR": str(settings.model_cache_dir),
         "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_CONTAINERIZED": "1",  # a dead worker ends its service, and is told, instead of being started for ever
         "PYTHONUNBUFFERED": "1",
         # Parts share the cores; two that each take all of them are slower than both together need be.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -69,14 +70,12 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
     urls = ",".join(f"http://{HOST}:{number}" for number in runners.values())
     consumer_port, gateway_port = port("CONSUMER_PORT", CONSUMER_PORT), port("GATEWAY_PORT", GATEWAY_PORT)
     return [
-        [
-            Part("kafka", tuple(kafka.command()), ready=kafka.ready),
-            Part("s3", tuple(s3.command()), ready=s3.ready),
-        ],
+        [Part("kafka", tuple(kafka.command()), ready=kafka.ready, grace=3)],
+        [Part("s3", tuple(s3.command()), ready=s3.ready, grace=1)],
         [Part("topics", ("python", "-m", "infra.local.provision"), shared, after=("kafka", "s3"))],
         [
             _service(home, f"runner.{model}", "bentos.runner:RunnerService", number, {
-                **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "3"
+                **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"
             })
             for model, number in runners.items()
         ],
@@ -87,6 +86,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
                 {**shared, "RUNNER_URLS": urls, "CONSUMER_PORT": str(consumer_port), "CONSUMER_GRACE": "3"},
                 after=("topics",),
                 ready=_answers(consumer_port),
+                grace=4,
             )
         ],
         [_service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",))],
@@ -98,8 +98,9 @@ def _service(
 ) -> Part:
     bentoml_home = home / "bentoml" / name
     bentoml_home.mkdir(parents=True, exist_ok=True)
-    command = ("python", "-m", "bentoml", "serve", service, "--host", HOST, "--port", str(number))
-    return Part(name, command, {**env, "BENTOML_HOME": str(bentoml_home)}, after=after, ready=_answers(number))
+    command = f"python -m bentoml serve {service} --host {HOST} --port {number} --timeout-keep-alive 75"
+    env = {**env, "BENTOML_HOME": str(bentoml_home)}
+    return Part(name, tuple(command.split()), env, after=after, ready=_answers(number), grace=3)
 
 
 def _answers(number: int) -> Callable[[], bool]:

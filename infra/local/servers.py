@@ -96,7 +96,11 @@ class Kafka:
                 capture_output=True,
                 text=True,
             )
-        options = ("-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+        options = (
+            "-Xmx512m",
+            "--sun-misc-unsafe-memory-access=allow",  # else the runtime warns about Kafka's own use at every start
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        )
         return java(_KAFKA, "kafka.Kafka", str(properties), options=options)
 
     def ready(self) -> bool:

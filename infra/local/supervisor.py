@@ -1,4 +1,4 @@
-"""Parts that belong together, on circus: started as each one's needs are met, stopped in order, all ended when one dies."""
+"""Parts that belong together, on circus: started as their needs are met, stopped in order, all ended when one dies."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from circus.arbiter import Arbiter
@@ -92,7 +92,7 @@ class Supervisor:
             await asyncio.sleep(TICK_SECONDS)
         return dict(self._ready)
 
-    async def watch(self) -> None:
+    async def watch(self) -> NoReturn:
         """Look after the parts for ever. Raises PartDied."""
         while True:
             await self._check()
@@ -186,6 +186,6 @@ def kill_marked(mark: str) -> None:
     for process in psutil.process_iter():
         try:
             if process.environ().get(_MARK) == mark:
-                process.kill()
+                pass
         except psutil.Error:
             continue  # ended meanwhile, or belongs to somebody else: not ours

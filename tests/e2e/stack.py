@@ -161,6 +161,7 @@ class Stack:
         home.mkdir(parents=True)
         env = self.env(BENTOML_HOME=str(home), LOG_DIR=str(self.folder / "logs"), **more)
         command = [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--timeout-keep-alive", "75"]
         return self._add(name, command, env, port)
 
     def _add(self, name: str, command: list[str], env: Mapping[str, str], port: int) -> Part:
