@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.parts import aliases_for, miniatures_to_build, model_folders, port, ports, rows
+from infra.local.parts import aliases_for, miniatures_to_build, port, ports, rows
 from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 

@@ -1,0 +1,74 @@
+"""What `make run` decides before it starts anything."""
+
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from infra.local import __main__ as make_run
+from bentos.build import model_folders
+from infra.local.parts import aliases_for, miniatures_to_build, ports
+from infra.local.servers import HOST
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder of its own, on ports nobody uses: `make run` may be up beside the tests."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "GATEWAY_PORT", "CONSUMER_PORT", "KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "S3_PORT", "FIRST_RUNNER_PORT"
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "0")
+
+
+def test_a_free_machine_is_fine() -> None:
+    make_run.check_machine(runners=1)
+
+
+def test_a_taken_port_is_one_sentence_with_the_port_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        monkeypatch.setenv("S3_PORT", str(number))
+        with pytest.raises(SystemExit, match=rf"port {number} for S3 \(S3_PORT\) is already taken"):
+            make_run.check_machine(runners=0)
+
+
+def test_a_disk_without_room_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 1024**2))
+    with pytest.raises(SystemExit, match=r"the disk has 0\.3 GiB free; at least 2 GiB are needed"):
+        make_run.check_machine(runners=0)
+
+
+def test_every_runner_has_a_port_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRST_RUNNER_PORT", "3001")
+    assert [number for what, number in ports(3).items() if "runner" in what] == [3001, 3002, 3003]
+
+
+def test_a_folder_with_an_index_is_a_model(tmp_path: Path) -> None:
+    for name in ("sd-mini", "train"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sd-mini" / "model_index.json").write_text("{}")
+    assert model_folders(tmp_path) == ["sd-mini"]
+
+
+@pytest.mark.parametrize(
+    ("models", "build", "aliases"),
+    [
+        ([], ["flux-mini", "sd-mini"], {}),
+        (["flux-mini", "sd-mini"], [], {"flux-1-dev": "flux-mini", "stable-diffusion-v1-5": "sd-mini"}),
+        (["flux-1-dev"], ["sd-mini"], {}),
+        (["flux-1-dev", "sd-mini"], [], {"stable-diffusion-v1-5": "sd-mini"}),
+        (["flux-1-dev", "stable-diffusion-v1-5"], [], {}),
+    ],
+)
+def test_a_miniature_stands_in_only_for_a_model_that_is_missing(
+    models: list[str], build: list[str], aliases: dict[str, str]
+) -> None:
+    assert miniatures_to_build(models) == build
+    assert aliases_for(models) == aliases
