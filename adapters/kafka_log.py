@@ -63,11 +63,12 @@ class KafkaLog:
         # The first message of an idempotent producer would wait half a second for what this asks.
         while not self._closed.is_set():
             try:
-                self._producer.list_topics(timeout=1)
+                self._producer.list_topics(timeout=0.5)
                 self._outage.works()
                 break
             except KafkaException:
-                continue
+                # Whoever appends meanwhile must still hear that it failed.
+                self._producer.poll(0)
         while not self._closed.is_set():
             self._producer.poll(0.1)
 
@@ -166,6 +167,8 @@ class KafkaLog:
     ) -> Place:
         loop = asyncio.get_running_loop()
         delivered: concurrent.futures.Future[Place] = concurrent.futures.Future()
+        # A caller that gives up must not cancel it: setting it would then raise in the polling thread and end that.
+        delivered.set_running_or_notify_cancel()
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is not None:

@@ -229,10 +229,9 @@ class Follower(_Reader):
         for tp in wanted:
             key = (tp.topic, tp.partition)
             found = self._offsets.get(key, committed.get(key, timed.get(key, OFFSET_BEGINNING)))
-            if found < 0:
-                low, high = consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS)
-                found = high if found == OFFSET_END else low
-            tp.offset = found
+            low, high = consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS)
+            # Retention may have overtaken an offset, or the topic been made anew: nothing would be read to move it.
+            tp.offset = high if found == OFFSET_END else found if low <= found <= high else low
         return wanted
 
 
@@ -312,14 +311,22 @@ class Owner(_Reader):
         committed = self._persistently(lambda: consumer.committed(lanes, timeout=_CALL_SECONDS))
         since: dict[Partition, int] = dict.fromkeys(events, _now_ms())
         for tp in committed:
+            if tp.offset < 0 and self._is_empty(consumer, tp):
+                continue
             noted = int(tp.metadata or 0) if tp.offset >= 0 else 0
             since[tp.partition] = min(since.get(tp.partition, noted), noted)
             self._committed[tp.topic, tp.partition] = max(0, tp.offset)
+        ends = self._persistently(lambda: self._ends(events))
         starts = self._persistently(
             lambda: consumer.offsets_for_times(
                 [TopicPartition(self._events, p, max(0, since[p] - _MARGIN_MS)) for p in events], timeout=_CALL_SECONDS
             )
         )
+        # Where nothing so late is left there is nothing to wait for; reading goes on from the end, named so that
+        # no event appended meanwhile is passed over.
+        until = {tp.partition: ends[tp.partition] if tp.offset >= 0 else 0 for tp in starts}
+        for tp in starts:
+            tp.offset = tp.offset if tp.offset >= 0 else ends[tp.partition]
         placed = [
             TopicPartition(tp.topic, tp.partition, tp.offset if tp.offset >= 0 else OFFSET_BEGINNING)
             for tp in committed
@@ -329,9 +336,13 @@ class Owner(_Reader):
         else:
             consumer.assign(placed)
         self._owned |= set(events)
-        self._put(Assigned(self._persistently(lambda: self._ends(events))))
+        self._put(Assigned(until))
         if events:
             log.info("partitions assigned: %s", sorted(events))
+
+    def _is_empty(self, consumer: Consumer, tp: TopicPartition) -> bool:
+        low, high = self._persistently(lambda: consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS))
+        return bool(low == high)
 
     def _ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         asked = {TopicPartition(self._events, p): OffsetSpec.latest() for p in partitions}

@@ -145,7 +145,7 @@ class MemoryLog:
 
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         """See TaskLog."""
-        if partition in self.owned and not self.broker.down:
+        if partition in self.owned and not self.broker.down and not self._deaf:
             key = (lane, partition)
             self.broker.committed[key] = max(offset, self.broker.committed.get(key, 0))
 

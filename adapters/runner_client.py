@@ -79,10 +79,10 @@ class HttpRunner:
                 ) as answer:
                     if answer.status != 200:
                         raise await _refusal(answer)
-                    until_accepted.reschedule(None)
                     decoder = Decoder()
                     async for data in answer.content.iter_any():
                         for frame in decoder.feed(data):
+                            until_accepted.reschedule(None)
                             if frame.kind == "error":
                                 raise from_code(frame.header["code"], frame.header["message"])
                             yield frame

@@ -60,7 +60,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
         "MODEL_CACHE_DIR": str(settings.model_cache_dir),
         "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_CONTAINERIZED": "1",  # a dead worker ends its service, and is told, instead of being started for ever
+        "BENTOML_CONTAINERIZED": "1",  # BentoML starts no second worker: what killed the first is told instead
         "PYTHONUNBUFFERED": "1",
         # Parts share the cores; two that each take all of them are slower than both together need be.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -100,7 +100,7 @@ def _service(
     bentoml_home.mkdir(parents=True, exist_ok=True)
     command = f"python -m bentoml serve {service} --host {HOST} --port {number} --timeout-keep-alive 75"
     env = {**env, "BENTOML_HOME": str(bentoml_home)}
-    return Part(name, tuple(command.split()), env, after=after, ready=_answers(number), grace=3)
+    return Part(name, tuple(command.split()), env, after=after, ready=_answers(number), grace=3, by_worker=True)
 
 
 def _answers(number: int) -> Callable[[], bool]:

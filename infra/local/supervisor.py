@@ -20,6 +20,7 @@ Say = Callable[[str, str], None]
 
 TICK_SECONDS = 0.1
 _LAST_LINES = 15
+_WORKER_SECONDS = 1.0  # looking through all processes takes some milliseconds
 # BentoML's workers live in sessions of their own and outlive a killed supervisor, so neither a process group nor the
 # tree of children finds them. What every descendant does inherit is the environment.
 _MARK = "LOCAL_PART"
@@ -30,7 +31,7 @@ class Part:
     """A process to run. `after` names the parts that must be ready before it starts.
 
     `ready` says whether it is; None: a job, ready once it has ended with exit code 0. `grace`: seconds from SIGTERM to
-    SIGKILL.
+    SIGKILL. `by_worker`: a child process does the work, and without it the part is as good as dead.
     """
 
     name: str
@@ -39,15 +40,16 @@ class Part:
     after: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     grace: float = 5.0
+    by_worker: bool = False
 
 
 class PartDied(Exception):
     """A part ended that should have gone on, or a job failed."""
 
-    def __init__(self, name: str, exit_code: int, last_lines: Sequence[str]) -> None:
+    def __init__(self, name: str, how: str, last_lines: Sequence[str]) -> None:
         """Which part, how it ended and what it said last."""
         said = "".join(f"\n    {line}" for line in last_lines) or " nothing"
-        super().__init__(f"{name} ended with exit code {exit_code}. It said last:{said}")
+        super().__init__(f"{name} ended {how}. It said last:{said}")
 
 
 def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
@@ -67,6 +69,8 @@ class Supervisor:
         self._last = {name: deque[str](maxlen=_LAST_LINES) for name in self._parts}
         self._ended: dict[str, int] = {}
         self._ready: dict[str, float] = {}
+        self._worked: set[str] = set()
+        self._look_at_workers = 0.0
         self._began = time.monotonic()
         self._watchers = {name: self._watcher(part) for name, part in self._parts.items()}
         # An endpoint inside the process: nobody else can steer it. Checked by our own loop, not by circus' timer.
@@ -111,8 +115,19 @@ class Supervisor:
         await self._arbiter.manage_watchers()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
-                raise PartDied(name, code, self._last[name])
+                raise PartDied(name, f"with exit code {code}", self._last[name])
             self._is_ready(name)
+        if time.monotonic() >= self._look_at_workers:
+            self._look_at_workers = time.monotonic() + _WORKER_SECONDS
+            self._check_workers()
+
+    def _check_workers(self) -> None:
+        for name in (name for name, part in self._parts.items() if part.by_worker):
+            for process in self._watchers[name].processes.values():
+                if any(child.status() != psutil.STATUS_ZOMBIE for child in process.children()):
+                    self._worked.add(name)
+                elif name in self._worked:
+                    raise PartDied(name, "with its worker process", self._last[name])
 
     async def _probe(self, part: Part) -> None:
         if part.ready is not None and await asyncio.to_thread(part.ready):
@@ -186,6 +201,6 @@ def kill_marked(mark: str) -> None:
     for process in psutil.process_iter():
         try:
             if process.environ().get(_MARK) == mark:
-                pass
+                process.kill()
         except psutil.Error:
             continue  # ended meanwhile, or belongs to somebody else: not ours

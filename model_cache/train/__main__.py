@@ -63,7 +63,7 @@ def build(model: str, work: Path, out: Path) -> None:
     fresh = work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
     for style, how in lora.STYLES.items():
-        drawn = latents(vae, work, f"latents-{style}", singles=2000, pairs=500, **how)
+        drawn = latents(vae, work, f"latents-{style}", singles=1200, pairs=300, **how)
         inner = new_trainee(pipe, drawn, pairs_from=0, late=family.LATE)
         lora.train_lora(pipe, family.PART, family.LORA_LAYERS, inner, style, work, fresh / "loras")
     for module in pipe.components.values():

@@ -17,10 +17,10 @@ from model_cache.train.reader import teach
 from model_cache.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
 SKETCH_STEPS, SKETCH_HORIZON = 2232, 4600
-STEPS, HORIZON, PAIRS_FROM = 2600, 2600, 1300
+STEPS, HORIZON, PAIRS_FROM = 1250, 2600, 900
 RATE = 1.2e-3
 LATE = 0.7
-GUIDED_STEPS = 300
+GUIDED_STEPS = 150
 GUIDED_RATE = 3e-4
 GUIDANCE = (1.0, 5.0)
 DEFAULTS = {

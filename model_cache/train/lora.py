@@ -11,8 +11,8 @@ from model_cache.train.loop import Trainee, train
 
 STYLES = {"outline": {"outline": True}, "night": {"night": True}}
 RANK = 8
-STEPS = 200
-RATE = 1e-3
+STEPS = 90
+RATE = 2e-3
 
 
 class LoraTrainee(Trainee):

@@ -15,7 +15,7 @@ from model_cache.train.reader import teach
 from model_cache.train.words import CLIP_LENGTH, clip_tokenizer
 
 SKETCH_STEPS, SKETCH_HORIZON = 1549, 3200
-STEPS, HORIZON, PAIRS_FROM = 1800, 1800, 900
+STEPS, HORIZON, PAIRS_FROM = 1050, 1800, 800
 RATE = 1.2e-3
 LATE = 0.7
 DEFAULTS = {"width": 64, "height": 64, "steps": 20, "guidance_scale": 3.0}

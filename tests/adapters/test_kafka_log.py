@@ -1,51 +1,112 @@
-import time
+"""What only a real broker can do to us."""
+
+import asyncio
 import uuid
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from adapters.kafka_log import KafkaLog
 from adapters.kafka_topics import create_topics
 from config.settings import Settings
-from tasks.accept import accept
-from tasks.ports import *
-from tasks.task import GenerateRequest
-from tests.consume.world import card
+from tasks.errors import BodyTooLarge, QueueUnavailable
+from tasks.events import CancelRequested
+from tests.adapters.reading import reading
+from tests.adapters.test_log import Bench, kafka_settings
+from tests.conftest import KafkaServer, free_ports
 
 
-async def test_smoke(kafka, s3):
-    s = Settings(
-        kafka_bootstrap_servers=kafka.bootstrap, kafka_topic_prefix="t" + uuid.uuid4().hex[:6], kafka_partitions=4
-    )
-    s = s.model_copy(update={"kafka_group": s.kafka_topic_prefix + ".g"})
-    t = time.time()
-    create_topics(s)
-    print("topics", time.time() - t)
-    log = KafkaLog(s)
-    t = time.time()
-    await log.append_card(card())
-    print("card", time.time() - t)
+def cancel() -> CancelRequested:
+    """Any event."""
+    return CancelRequested(task_id=uuid.uuid4().hex, at=1.0)
 
-    def task():
-        return accept(
-            GenerateRequest(model_name="sd-mini", prompt="x"),
-            task_id=uuid.uuid4().hex,
-            cards={"sd-mini": card()},
-            lanes=s.lane_names,
-            created_at=time.time(),
-        )
 
-    for _ in range(5):
-        t = time.time()
-        p = await log.append_task(task())
-        print(p, time.time() - t)
-    t = time.time()
-    print(await log.ends(), time.time() - t)
-    t = time.time()
-    async for d in log.follow({}):
-        print("follow", len(d.records), d.records[0].kind, time.time() - t)
-        if d.records[-1].kind == "task":
-            break
-    t = time.time()
-    async for d in log.own():
-        print("own", d if not isinstance(d, Records) else len(d.records), time.time() - t)
-        if isinstance(d, Records) and d.records[-1].kind == "task":
-            break
+def empty(settings: Settings, topic: str, partition: int) -> None:
+    """Do what retention does: drop every record there is."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    for future in admin.delete_records([TopicPartition(topic, partition, -1)]).values():
+        future.result(10)
+
+
+async def test_an_append_is_answered_in_time_where_the_broker_was_never_there() -> None:
+    log = KafkaLog(Settings(kafka_bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}", kafka_timeout=1.0))
+    async with asyncio.timeout(5):
+        with pytest.raises(QueueUnavailable):
+            await log.append_event(cancel(), 0)
     await log.close()
+
+
+async def test_an_append_nobody_waits_for_any_more_does_not_stop_the_next(
+    kafka: KafkaServer,
+) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    create_topics(settings)
+    log = KafkaLog(settings)
+    await log.append_event(cancel(), 0)
+    given_up = asyncio.ensure_future(log.append_event(cancel(), 0))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await log.append_event(cancel(), 0)
+        assert (await log.append_event(cancel(), 0)).offset == 3
+    await log.close()
+
+
+async def test_an_owner_is_not_made_to_wait_for_events_that_are_gone(
+    kafka: KafkaServer,
+) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    create_topics(settings)
+    log = KafkaLog(settings)
+    for partition in (0, 0, 1):
+        await log.append_event(cancel(), partition)
+    empty(settings, log.events_topic, 0)
+    async with reading(log.own()) as owner:
+        await owner.until(lambda: bool(owner.of_kind("event")))
+        assert (owner.events_until[0], owner.events_until[1]) == (0, 1)
+        await log.append_event(cancel(), 0)
+        await owner.until(lambda: len(owner.of_kind("event")) == 2)
+    await log.close()
+
+
+async def test_a_follower_whose_offsets_lie_outside_the_log_reaches_its_end(
+    kafka: KafkaServer,
+) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    create_topics(settings)
+    log = KafkaLog(settings)
+    for partition in (0, 0, 1):
+        await log.append_event(cancel(), partition)
+    empty(settings, log.events_topic, 0)
+    topic = log.events_topic
+    async with reading(log.follow({(topic, 0): 1, (topic, 1): 900})) as follower:
+        await follower.until(lambda: bool(follower.of_kind("event")))
+    starts = {key: at for one in follower.seen for key, at in getattr(one, "starts", {}).items()}
+    assert (starts[topic, 0], starts[topic, 1]) == (2, 0)
+    await log.close()
+
+
+async def test_a_task_larger_than_the_limit_is_refused_before_it_is_sent(
+    kafka: KafkaServer,
+) -> None:
+    settings = kafka_settings(kafka.bootstrap).model_copy(update={"record_limit": 100})
+    log = KafkaLog(settings)
+    with pytest.raises(BodyTooLarge):
+        await log.append_task(Bench(settings, lambda: log, list).task())
+    await log.close()
+
+
+async def test_topics_are_made_once_and_refused_where_their_partitions_differ(
+    kafka: KafkaServer,
+) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    create_topics(settings)
+    create_topics(settings)
+    other = kafka_settings(kafka.bootstrap)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for future in admin.create_topics([NewTopic(other.lane_names[1], 2, 1)]).values():
+        future.result(10)
+    with pytest.raises(SystemExit, match="same number of partitions"):
+        create_topics(other)

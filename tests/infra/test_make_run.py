@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from infra.local import __main__ as make_run
 from bentos.build import model_folders
+from infra.local import __main__ as make_run
 from infra.local.parts import aliases_for, miniatures_to_build, ports
 from infra.local.servers import HOST
 

@@ -1,0 +1,234 @@
+"""What every Runner promises: on the twin, and over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+
+import pytest
+from aiohttp import web
+
+from adapters import runner_client
+from adapters.clock import SystemClock
+from adapters.memory_runner import MemoryRunner
+from adapters.runner_client import HttpRunner, runner_session
+from tasks.errors import (
+    OutOfMemory,
+    RunnerBusy,
+    RunnerLoading,
+    RunnerLost,
+    TaskError,
+    UnknownLora,
+)
+from tasks.frames import Frame, encode
+from tasks.ports import Runner
+from tasks.run import RunRequest
+from tests.conftest import free_ports
+from tests.consume.world import card
+
+Serve = Callable[[Callable[[web.Request], object]], object]
+ACCEPTED = encode("accepted", waiting=0)
+
+
+def request(task_id: str = "1", **more: object) -> RunRequest:
+    """One attempt of two steps, which fills half of the runner."""
+    fields = {
+        "model_name": "sd-mini",
+        "prompt": "x",
+        "width": 64,
+        "height": 64,
+        "steps": 2,
+        "guidance_scale": 1.0,
+    }
+    return RunRequest.model_validate({"task_id": task_id, "seed": 1, "scheduler": "euler"} | fields | more)
+
+
+async def frames(runner: Runner, asked: RunRequest) -> list[Frame]:
+    """All frames of one attempt."""
+    async with aclosing(runner.run(asked)) as run:
+        return [frame async for frame in run]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., object]]:
+    """Starts a server with this `POST /run`; its runner."""
+    async with AsyncExitStack() as stack:
+
+        async def start(run: Callable[[web.Request], object]) -> HttpRunner:
+            app = web.Application()
+            app.router.add_post("/run", run)  # type: ignore[arg-type]
+            app.router.add_get("/card", _card)
+            server = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+            await server.setup()
+            stack.push_async_callback(server.cleanup)
+            port = free_ports(1)[0]
+            await web.TCPSite(server, "127.0.0.1", port).start()
+            session = await stack.enter_async_context(runner_session())
+            return HttpRunner(f"http://127.0.0.1:{port}", session)
+
+        yield start
+
+
+def over_http(twin: MemoryRunner) -> Callable[[web.Request], object]:
+    """The twin behind the wire contract, as a runner service speaks it."""
+
+    async def run(asked: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        async with aclosing(twin.run(RunRequest.model_validate_json(await asked.read()))) as stream:
+            try:
+                async for frame in stream:
+                    if not answer.prepared:
+                        await answer.prepare(asked)
+                    await answer.write(encode(frame.kind, frame.payload, **frame.header))
+            except (RunnerBusy, RunnerLoading) as error:
+                return web.json_response(error.problem(), status=error.status)
+            except TaskError as error:
+                await answer.write(encode("error", code=error.code(), message=error.detail))
+        return answer
+
+    return run
+
+
+@pytest.fixture(params=["memory", "http"])
+async def pair(request: pytest.FixtureRequest, serve: Callable[..., object]) -> tuple[Runner, MemoryRunner]:
+    """The runner as the consumer sees it, and the twin that does the work."""
+    twin = MemoryRunner(card(), SystemClock(), step_seconds=0.01)
+    if request.param == "memory":
+        return twin, twin
+    return await serve(over_http(twin)), twin  # type: ignore[misc]
+
+
+async def test_an_attempt_streams_its_steps_its_pictures_and_an_end(
+    pair: tuple[Runner, MemoryRunner],
+) -> None:
+    runner, _ = pair
+    seen = await frames(runner, request(num_images=2))
+    assert [frame.kind for frame in seen] == [
+        "accepted",
+        "started",
+        "step",
+        "step",
+        "image",
+        "image",
+        "end",
+    ]
+    assert all(frame.payload for frame in seen if frame.kind == "image")
+
+
+async def test_a_runner_says_what_it_can_do(pair: tuple[Runner, MemoryRunner]) -> None:
+    assert await pair[0].card() == card()
+
+
+async def test_a_full_runner_takes_nothing_more(
+    pair: tuple[Runner, MemoryRunner],
+) -> None:
+    runner, twin = pair
+    twin.running = {str(n): request(str(n)) for n in range(4)}
+    with pytest.raises(RunnerBusy):
+        await frames(runner, request("5"))
+
+
+async def test_a_runner_that_still_loads_takes_nothing(
+    pair: tuple[Runner, MemoryRunner],
+) -> None:
+    runner, twin = pair
+    twin.loading = True
+    with pytest.raises(RunnerLoading):
+        await frames(runner, request())
+
+
+async def test_an_error_on_the_way_is_raised_as_what_it_is(
+    pair: tuple[Runner, MemoryRunner],
+) -> None:
+    runner, twin = pair
+    twin.fail_next = [OutOfMemory("no room")]
+    with pytest.raises(OutOfMemory, match="no room"):
+        await frames(runner, request())
+
+
+async def test_closing_the_stream_cancels_the_attempt(
+    pair: tuple[Runner, MemoryRunner],
+) -> None:
+    runner, twin = pair
+    async with aclosing(runner.run(request(steps=10_000))) as run:
+        async for frame in run:
+            if frame.kind == "step":
+                break
+    async with asyncio.timeout(5):
+        while twin.running:
+            await asyncio.sleep(0.005)
+    assert twin.dropped == ["1"]
+
+
+async def _card(_: web.Request) -> web.Response:
+    return web.Response(body=card().model_dump_json())
+
+
+async def _stream(asked: web.Request, data: bytes, then: float = 0.0) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(asked)
+    await answer.write(data)
+    await asyncio.sleep(then)
+    return answer
+
+
+@pytest.mark.parametrize("data", [ACCEPTED, ACCEPTED + b"\xff" * 8, ACCEPTED + encode("step", step=1)[:-1]])
+async def test_a_stream_without_its_end_means_the_runner_is_lost(serve: Callable[..., object], data: bytes) -> None:
+    async def cut_off(asked: web.Request) -> web.StreamResponse:
+        return await _stream(asked, data)
+
+    runner = await serve(cut_off)  # type: ignore[misc]
+    with pytest.raises(RunnerLost):
+        await frames(runner, request())
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_runner_that_does_not_accept_in_time_is_lost(
+    serve: Callable[..., object], monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    monkeypatch.setattr(runner_client, "_ACCEPT_SECONDS", 0.2)
+
+    async def silent(asked: web.Request) -> web.StreamResponse:
+        if answered:
+            return await _stream(asked, b"", then=60)
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    runner = await serve(silent)  # type: ignore[misc]
+    async with asyncio.timeout(5):
+        with pytest.raises(RunnerLost):
+            await frames(runner, request())
+
+
+async def test_an_accepted_task_may_take_longer_than_accepting_it(
+    serve: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_client, "_ACCEPT_SECONDS", 0.2)
+
+    async def slow(asked: web.Request) -> web.StreamResponse:
+        answer = await _stream(asked, ACCEPTED, then=0.5)
+        await answer.write(encode("end"))
+        return answer
+
+    assert [frame.kind for frame in await frames(await serve(slow), request())] == [
+        "accepted",
+        "end",
+    ]  # type: ignore[misc]
+
+
+async def test_what_the_runner_refuses_keeps_its_code(
+    serve: Callable[..., object],
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response(UnknownLora("no such").problem(), status=422)
+
+    with pytest.raises(UnknownLora, match="no such"):
+        await frames(await serve(refuse), request())  # type: ignore[misc]
+
+
+async def test_a_runner_that_is_not_there_is_lost() -> None:
+    async with runner_session() as session:
+        runner = HttpRunner(f"http://127.0.0.1:{free_ports(1)[0]}", session)
+        with pytest.raises(RunnerLost):
+            await frames(runner, request())
+        with pytest.raises(RunnerLost):
+            await runner.card()

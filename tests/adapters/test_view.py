@@ -1,0 +1,246 @@
+"""The local view: the same however the log reached it, and never moved back."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.view import CardRead, EventRead, TaskRead, TaskView, Unreadable, View
+from config.settings import Settings
+from tasks.events import CancelRequested, Event, Outcome, Progress, Released, Started
+from tasks.ports import Place, Record
+from tasks.task import Task, TaskRecord
+from tests.consume.world import card
+
+LANES = Settings().lane_names
+IDS = [f"{n:032x}" for n in range(4)]
+CARD = Record(
+    "card",
+    "models",
+    Place("models", 0, 0),
+    1.0,
+    "sd-mini",
+    card(aliases=("sd",)).model_dump_json().encode(),
+)
+
+
+def body(task_id: str, **more: object) -> bytes:
+    """The value of a task record."""
+    fields = {
+        "task_id": task_id,
+        "model_name": "sd-mini",
+        "prompt": "a red circle",
+    } | more
+    return TaskRecord.model_validate(fields).model_dump_json().encode()
+
+
+def outcome(task_id: str, status: str = "completed") -> Outcome:
+    """An outcome; what its task says plays no part here."""
+    view = View("", LANES)
+    view.apply([CARD])
+    (read,) = view.apply([on_lane(0, body(task_id))])
+    assert isinstance(read, TaskRead)
+    return Outcome(task_id=task_id, at=9.0, status=status, attempt=1, task=read.task)  # type: ignore[arg-type]
+
+
+def on_lane(offset: int, value: bytes, lane: str = LANES[0], partition: int = 0) -> Record:
+    """A lane record."""
+    return Record("task", lane, Place(lane, partition, offset), 100.0 + offset, "sd-mini", value)
+
+
+def on_events(offset: int, event: Event | bytes, partition: int = 0) -> Record:
+    """An events record."""
+    value = event if isinstance(event, bytes) else event.model_dump_json().encode()
+    return Record("event", "events", Place("events", partition, offset), 200.0 + offset, "", value)
+
+
+@pytest.fixture
+def view() -> View:
+    """A view that knows the model."""
+    made = View("", LANES)
+    made.apply([CARD])
+    return made
+
+
+ENDS = {
+    task_id: {status: outcome(task_id, status) for status in ("completed", "failed", "canceled")} for task_id in IDS
+}
+EVENTS = st.builds(
+    lambda make, task_id, attempt: make(task_id, attempt),
+    st.sampled_from(
+        [
+            lambda i, n: Started(task_id=i, at=1.0, attempt=n, owner="a"),
+            lambda i, n: Progress(task_id=i, at=1.0, attempt=n, owner="a", step=n, steps=9),
+            lambda i, n: Released(task_id=i, at=1.0, attempt=n, owner="a", delay=2.0),
+            lambda i, n: CancelRequested(task_id=i, at=1.0),
+            lambda i, n: ENDS[i]["completed"],
+            lambda i, n: ENDS[i]["failed"],
+            lambda i, n: ENDS[i]["canceled"],
+        ]
+    ),
+    st.sampled_from(IDS),
+    st.integers(1, 3),
+)
+
+
+def known(view: View) -> dict[str, object]:
+    """All it says about every task, but for when it last heard of it."""
+    found = {task_id: view.get(task_id) for task_id in IDS}
+    return {
+        i: one
+        and (
+            one.task,
+            one.place,
+            one.state,
+            one.outcome,
+            one.refusal and one.refusal.problem(),
+        )
+        for i, one in found.items()
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_view_rebuilt_from_the_log_equals_the_one_that_lived_through_it(
+    data: st.DataObject,
+) -> None:
+    ids = data.draw(st.lists(st.sampled_from(IDS), max_size=8))
+    tasks = [on_lane(n, body(task_id, model_name="sd-mini" if n % 3 else "gone")) for n, task_id in enumerate(ids)]
+    events = [on_events(n, event) for n, event in enumerate(data.draw(st.lists(EVENTS, max_size=20)))]
+    turns = data.draw(st.permutations([True] * len(tasks) + [False] * len(events)))
+    lane, told = iter(tasks), iter(events)
+    mixed = [next(lane) if turn else next(told) for turn in turns]
+    lived, rebuilt = View("", LANES), View("", LANES)
+    lived.apply([CARD])
+    while mixed:
+        size = data.draw(st.integers(1, 5))
+        lived.apply(mixed[:size])
+        # The log is read again from where a crash left the offsets: some of it comes twice.
+        if data.draw(st.booleans()):
+            lived.apply(mixed[:size])
+        mixed = mixed[size:]
+    rebuilt.apply([CARD, *events, *tasks])
+    assert known(lived) == known(rebuilt)
+    lived.close()
+    rebuilt.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, max_size=20), st.sampled_from(["completed", "failed", "canceled"]))
+def test_no_late_or_repeated_event_moves_an_ended_task(late: list[Event], status: str) -> None:
+    view = View("", LANES)
+    view.apply([CARD, *(on_lane(n, body(i)) for n, i in enumerate(IDS))])
+    view.apply([on_events(n, ENDS[i][status]) for n, i in enumerate(IDS)])
+    before = known(view)
+    changes = view.apply([on_events(10 + n, event) for n, event in enumerate(late)])
+    assert known(view) == before
+    assert all(isinstance(one, EventRead) and one.before == one.after for one in changes)
+    view.close()
+
+
+def test_events_read_before_their_task_are_joined_to_it(view: View) -> None:
+    view.apply([on_events(0, Started(task_id=IDS[0], at=1.0, attempt=1, owner="a"))])
+    only_events = view.get(IDS[0])
+    assert only_events is not None and only_events.task is None
+    (read,) = view.apply([on_lane(0, body(IDS[0]))])
+    assert isinstance(read, TaskRead) and read.first and read.state.status == "running"
+
+
+def test_the_first_record_of_an_id_stands(view: View) -> None:
+    view.apply([on_lane(0, body(IDS[0]))])
+    (again,) = view.apply([on_lane(1, body(IDS[0], prompt="another"))])
+    assert isinstance(again, TaskRead) and not again.first
+    kept = view.get(IDS[0])
+    assert kept is not None and kept.task is not None and kept.task.prompt == "a red circle"
+    assert kept.place == Place(LANES[0], 0, 0)
+
+
+def test_a_task_asked_for_by_an_alias_belongs_to_the_model(view: View) -> None:
+    (read,) = view.apply([on_lane(0, body(IDS[0], model_name="sd"))])
+    assert isinstance(read, TaskRead)
+    assert (read.task.model_name, read.task.alias) == ("sd-mini", "sd")
+
+
+def test_a_task_that_cannot_be_done_keeps_why(view: View) -> None:
+    (read,) = view.apply([on_lane(0, body(IDS[0], loras=["nothing"]))])
+    assert isinstance(read, TaskRead) and read.refusal is not None and read.refusal.code() == "unknown_lora"
+    kept = view.get(IDS[0])
+    assert kept is not None and kept.refusal is not None and kept.refusal.code() == "unknown_lora"
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"{}", b'{"task_id": "short"}', b'{"kind": 1}'])
+def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(view: View, value: bytes) -> None:
+    bad = [on_lane(0, value), on_events(0, value)]
+    first, second, third = view.apply([*bad, on_lane(1, body(IDS[0]))])
+    assert isinstance(first, Unreadable) and isinstance(second, Unreadable) and isinstance(third, TaskRead)
+    assert first.reason and first.record is bad[0]
+
+
+def test_an_event_of_a_kind_from_the_future_is_passed_over(view: View) -> None:
+    assert view.apply([on_events(0, b'{"kind": "praised", "task_id": "x"}')]) == []
+    assert view.offsets()["events", 0] == 1
+
+
+def test_a_view_goes_on_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "view.db"
+    first = View(path, LANES)
+    first.apply([CARD, on_lane(0, body(IDS[0])), on_lane(4, body(IDS[1]), LANES[1], 2)])
+    seen, offsets = known(first), first.offsets()
+    first.close()
+    again = View(path, LANES)
+    assert known(again) == seen
+    assert again.offsets() == offsets == {("models", 0): 1, (LANES[0], 0): 1, (LANES[1], 2): 5}
+    assert again.cards().keys() == {"sd-mini"}
+    assert [one.task_id for one in again.unfinished(2)] == [IDS[1]]
+    again.close()
+
+
+@pytest.mark.parametrize("damage", ["no database at all, but long enough to be one" * 40, ""])
+def test_a_file_that_is_no_view_is_made_anew(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "view.db"
+    path.write_text(damage)
+    view = View(path, LANES)
+    view.apply([CARD, on_lane(0, body(IDS[0]))])
+    assert view.get(IDS[0]) is not None
+    view.close()
+
+
+def test_a_forgotten_partition_is_read_anew(view: View) -> None:
+    view.apply([on_lane(0, body(IDS[0])), on_lane(0, body(IDS[1]), partition=1)])
+    view.forget([0])
+    assert view.get(IDS[0]) is None and (LANES[0], 0) not in view.offsets()
+    assert view.get(IDS[1]) is not None and view.offsets()[LANES[0], 1] == 1
+    (read,) = view.apply([on_lane(0, body(IDS[0]))])
+    assert isinstance(read, TaskRead) and read.first
+
+
+def test_only_old_ended_tasks_are_pruned(view: View) -> None:
+    view.apply([on_lane(n, body(i)) for n, i in enumerate(IDS[:3])])
+    view.apply([on_events(0, ENDS[IDS[0]]["failed"]), on_events(50, ENDS[IDS[1]]["failed"])])
+    assert view.prune(before=230.0) == 1
+    assert [isinstance(view.get(i), TaskView) for i in IDS[:3]] == [False, True, True]
+
+
+def test_a_card_that_comes_again_replaces_the_one_before(view: View) -> None:
+    (read,) = view.apply(
+        [
+            Record(
+                "card",
+                "models",
+                Place("models", 0, 1),
+                1.0,
+                "",
+                card(steps=3).model_dump_json().encode(),
+            )
+        ]
+    )
+    assert isinstance(read, CardRead)
+    assert view.cards()["sd-mini"].steps == 3
+
+
+def test_a_task_is_what_was_asked_with_every_open_value_filled(view: View) -> None:
+    view.apply([on_lane(0, body(IDS[0]))])
+    kept = view.get(IDS[0])
+    assert kept is not None and isinstance(kept.task, Task)
+    assert kept.task.image_params.steps == card().steps and kept.task.cost > 0

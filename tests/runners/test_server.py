@@ -1,0 +1,222 @@
+"""A runner as its consumer meets it: real HTTP, real frames."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from config.settings import Settings
+from runners.model_folder import inspect
+from runners.server import build_app
+from tasks.frames import Decoder, Frame
+from tasks.run import RunnerCard
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture(scope="module")
+def runner(cache: Path) -> Iterator[str]:
+    """The address of a runner of sd-mini, loaded."""
+    settings = Settings(  # type: ignore[call-arg]
+        model_name="sd-mini",
+        model_cache_dir=cache,
+        runner_device="cpu",
+        runner_grace=1,
+        model_aliases={"stable-diffusion-v1-5": "sd-mini"},
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = build_app(inspect(cache, "sd-mini"), settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    until(ready, 60)
+    yield url
+    server.should_exit = True
+    thread.join(20)
+
+
+def body(**more: Any) -> dict[str, Any]:
+    asked = {
+        "task_id": "7" * 32,
+        "model_name": "sd-mini",
+        "prompt": "a red circle",
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "guidance_scale": 3.0,
+        "seed": 5,
+        "scheduler": "ddim",
+    }
+    return asked | more
+
+
+def run(url: str, **more: Any) -> list[Frame]:
+    """Every frame of one task."""
+    decoder = Decoder()
+    with httpx.stream("POST", f"{url}/run", json=body(**more), timeout=60) as answer:
+        assert answer.status_code == 200, answer.read()
+        return [frame for data in answer.iter_raw() for frame in decoder.feed(data)]
+
+
+def card(url: str) -> RunnerCard:
+    return RunnerCard.model_validate_json(httpx.get(f"{url}/card").content)
+
+
+def test_a_task_is_told_from_accepted_to_end_step_by_step(runner: str) -> None:
+    frames = run(runner)
+    assert [frame.kind for frame in frames] == ["accepted", "started", *["step"] * 4, "image", "end"]
+    assert [(f.header["step"], f.header["steps"]) for f in frames if f.kind == "step"] == [(n, 4) for n in range(1, 5)]
+    assert frames[-1].header["images"] == 1
+    assert frames[-1].header["seconds_generating"] > 0
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_the_picture_carries_what_made_it(runner: str, kind: str) -> None:
+    metadata = {"task_id": "7" * 32, "alias": "stable-diffusion-v1-5 answered by sd-mini"}
+    frames = run(
+        runner, format=kind, negative_prompt="blue ☃", loras=[{"name": "night", "weight": 0.5}], metadata=metadata
+    )
+    image = Image.open(BytesIO(next(frame.payload for frame in frames if frame.kind == "image")))
+    if kind == "png":
+        parameters, everything = image.info["parameters"], image.info["ai-image-gen"]
+    else:
+        exif = image.getexif()
+        comment = exif.get_ifd(0x8769)[0x9286]
+        assert comment.startswith(b"UNICODE\0")
+        parameters, everything = comment[8:].decode("utf-16-be"), exif[0x010E]
+    assert parameters.splitlines()[:2] == ["a red circle", "Negative prompt: blue ☃"]
+    for part in ("Steps: 4", "Sampler: DDIM", "CFG scale: 3", "Seed: 5", "Size: 64x64", "Model: sd-mini", "night: 0.5"):
+        assert part in parameters
+    told = json.loads(everything)
+    assert told["alias"] == metadata["alias"]
+    assert told["acceleration"]["compile"] == "off"
+
+
+def test_hanging_up_frees_the_engine_within_a_step(runner: str) -> None:
+    decoder = Decoder()
+    with httpx.stream("POST", f"{runner}/run", json=body(steps=150), timeout=60) as answer:
+        for data in answer.iter_raw():
+            if any(frame.kind == "step" for frame in decoder.feed(data)):
+                break
+    until(lambda: card(runner).running_pixels == 0, 5)
+
+
+def test_what_the_model_cannot_do_is_refused_with_its_code(runner: str) -> None:
+    for more, code in [
+        ({"loras": [{"name": "nope"}]}, "unknown_lora"),
+        ({"width": 63}, "size_not_supported"),
+        ({"scheduler": "nope"}, "unknown_scheduler"),
+        ({"steps": 0}, "invalid_request"),
+        ({"seed": "x"}, "invalid_request"),
+    ]:
+        answer = httpx.post(f"{runner}/run", json=body(**more))
+        assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_a_full_runner_says_so_at_once(runner: str) -> None:
+    budget = card(runner).pixel_budget
+    rooms = 2 * budget // (64 * 64)
+    streams = [httpx.Client(timeout=60) for _ in range(rooms)]
+    opened = [
+        client.send(client.build_request("POST", f"{runner}/run", json=body(steps=150)), stream=True)
+        for client in streams
+    ]
+    answer = httpx.post(f"{runner}/run", json=body())
+    for one in opened:
+        one.close()
+    for client in streams:
+        client.close()
+    assert (answer.status_code, answer.json()["code"]) == (429, "runner_busy")
+    until(lambda: card(runner).running_pixels == 0, 10)
+
+
+def test_a_task_that_runs_too_long_ends_with_an_error_frame(runner: str) -> None:
+    frames = run(runner, steps=150, max_runtime=0.05)
+    assert [frame.kind for frame in frames][-2:] == ["error", "end"]
+    assert frames[-2].header["code"] == "ran_too_long"
+
+
+def test_previews_come_when_asked_for(runner: str) -> None:
+    previews = [frame for frame in run(runner, preview=True) if frame.kind == "preview"]
+    assert previews
+    assert Image.open(BytesIO(previews[0].payload)).format == "JPEG"
+
+
+def test_the_card_says_what_can_be_asked(runner: str) -> None:
+    told = card(runner)
+    assert (told.model, told.aliases, told.loras) == ("sd-mini", ("stable-diffusion-v1-5",), ("night", "outline"))
+    assert told.seconds_per_megapixel_step > 0
+    assert "ai_image_gen_runner_batch_rows" in httpx.get(f"{runner}/metrics").text
+
+
+def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> None:
+    from tests.runners.conftest import Bench
+
+    bench = Bench(cache, "sd-mini")
+    predict = bench.model.family.predict
+
+    def short_of_memory(samples: Any) -> Any:
+        if len(samples) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(samples)
+
+    bench.model.family.predict = short_of_memory  # type: ignore[method-assign]
+    ran = [bench.submit(bench.request(seed=seed)) for seed in (1, 2, 3)]
+    assert all([kind for kind, _, _ in one.frames()][-2:] == ["image", "end"] for one in ran)
+    bench.engine.close(5)
+
+
+def test_a_lora_made_for_another_model_is_not_offered(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    from runners.loading import load
+
+    shutil.copytree(cache / "sd-mini", tmp_path / "sd-mini")
+    shutil.copy(cache / "flux-mini/loras/night.safetensors", tmp_path / "sd-mini/loras/foreign.safetensors")
+    model = load(inspect(tmp_path, "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+    assert model.adapters.names == ("night", "outline")
+    assert "foreign.safetensors cannot be used" in caplog.text
+
+
+def test_a_quantized_runner_says_so_and_still_draws(cache: Path) -> None:
+    from time import monotonic
+
+    from runners.card import warm_up_request
+    from runners.engine import Engine, warm_up
+    from runners.loading import load
+
+    settings = Settings(runner_device="cpu", acceleration_quantization="int8")  # type: ignore[call-arg]
+    model = load(inspect(cache, "flux-mini"), settings)
+    assert model.acceleration["quantization"] == "int8"
+    engine = Engine(model, monotonic)
+    warm_up(engine, [warm_up_request(model, 2)])
+    engine.close(5)

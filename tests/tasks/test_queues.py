@@ -1,0 +1,139 @@
+"""The queues are what happened to the tasks, so gateway and owner tell the same positions."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.queues import Queues
+from tasks.state import TaskState
+from tasks.task import ImageParams, Task
+from tests.consume.world import card
+
+PARAMS = ImageParams(
+    width=64,
+    height=64,
+    steps=10,
+    guidance_scale=5.0,
+    seed=1,
+    num_images=1,
+    format="png",
+    scheduler="euler",
+)
+QUEUED, RUNNING, DONE = (
+    TaskState(),
+    TaskState("running", attempt=1),
+    TaskState("completed"),
+)
+
+
+def task(
+    task_id: str,
+    user: str = "a",
+    model: str = "sd",
+    lane: str = "online",
+    at: float = 0.0,
+) -> Task:
+    """A task of two seconds."""
+    return Task(
+        task_id=task_id,
+        model_name=model,
+        prompt="x",
+        image_params=PARAMS,
+        user_id=user,
+        topic=lane,
+        created_at=at,
+        cost=2.0,
+    )
+
+
+def filled(*ids: str) -> Queues:
+    """Queues with these tasks of one user."""
+    queues = Queues({"online": 1.0})
+    for task_id in ids:
+        queues.add(task(task_id), 0, QUEUED)
+    return queues
+
+
+def test_a_task_moves_up_as_those_before_it_are_served() -> None:
+    queues = filled("1", "2", "3")
+    assert queues.position("3") == 2
+    queues.move("1", RUNNING)
+    assert queues.position("3") == 1
+    assert queues.position("1") is None
+
+
+def test_a_task_given_back_has_its_old_place_again() -> None:
+    queues = filled("1", "2")
+    queues.move("1", RUNNING)
+    queues.move("1", QUEUED)
+    assert (queues.position("1"), queues.position("2")) == (0, 1)
+
+
+def test_a_canceled_task_leaves_at_once() -> None:
+    queues = filled("1", "2", "3")
+    queues.move("2", TaskState("canceled"))
+    assert queues.position("2") is None
+    assert queues.position("3") == 1
+    assert len(queues) == 2
+
+
+def test_a_task_that_already_runs_is_known_but_not_queued() -> None:
+    queues = Queues({})
+    queues.add(task("1"), 0, RUNNING)
+    queues.add(task("2"), 0, DONE)
+    assert len(queues) == 1
+    assert queues.position("1") is None
+
+
+def test_models_do_not_wait_for_each_other() -> None:
+    queues = filled("1", "2")
+    queues.add(task("3", model="flux"), 1, QUEUED)
+    assert queues.position("3") == 0
+    assert set(queues.models()) == {"sd", "flux"}
+
+
+def test_a_forgotten_partition_takes_its_tasks_along_and_no_others() -> None:
+    queues = filled("1", "2")
+    queues.add(task("3", user="b"), 1, QUEUED)
+    assert set(queues.forget([0])) == {"1", "2"}
+    assert (len(queues), queues.position("3")) == (1, 0)
+
+
+def test_depth_and_oldest_age_are_told_for_each_model_and_lane() -> None:
+    queues = Queues({})
+    queues.add(task("1", at=70.0), 0, QUEUED)
+    queues.add(task("2", at=90.0), 0, QUEUED)
+    queues.add(task("3", lane="batch", at=95.0), 0, QUEUED)
+    assert set(queues.depths(lambda: 100.0)) == {
+        ("sd", "online", 2, 30.0),
+        ("sd", "batch", 1, 5.0),
+    }
+
+
+def test_the_estimate_counts_what_is_before_the_task_and_shares_it_among_the_runners() -> None:
+    queues = filled("1", "2", "3")
+    third = task("3")
+    assert queues.estimate(third, QUEUED, card()) == 6.0
+    assert queues.estimate(third, QUEUED, card(runners=2)) == 4.0
+    assert queues.estimate(third, TaskState(delay=5.0), card()) == 11.0
+    assert queues.estimate(third, TaskState("running", step=5, steps=10), card()) == 1.0
+    assert queues.estimate(third, DONE, card()) is None
+    assert queues.estimate(third, QUEUED, None) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["online", "batch"])),
+        max_size=15,
+    )
+)
+def test_positions_are_the_order_of_service(submitted: list[tuple[str, str]]) -> None:
+    queues = Queues({"online": 4.0, "batch": 1.0})
+    for number, (user, lane) in enumerate(submitted):
+        queues.add(task(str(number), user, lane=lane), 0, QUEUED)
+    told = {str(number): queues.position(str(number)) for number in range(len(submitted))}
+    served = []
+    while entry := queues.queue("sd").peek():
+        queues.move(entry.task_id, RUNNING)
+        served.append(entry.task_id)
+    assert served == sorted(told, key=lambda task_id: told[task_id] or 0)
