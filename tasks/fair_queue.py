@@ -44,6 +44,7 @@ class FairQueue:
         self._entries: dict[str, Entry] = {}
         self._finish: dict[Flow, float] = {}
         self._virtual = 0.0
+        self._latest = 0.0
         self._sequence = 0
         self._cost = 0.0
         self._prune_at = _PRUNE_AT
@@ -67,6 +68,7 @@ class FairQueue:
         cost = max(cost, MINIMUM_COST)
         start = max(self._virtual, self._finish.get(flow, 0.0))
         self._finish[flow] = start + cost / self._weights.get(flow.lane, 1.0)
+        self._latest = max(self._latest, self._finish[flow])
         self._sequence += 1
         self.restore(Entry(start, self._sequence, task_id, flow, cost))
         if len(self._finish) > self._prune_at:
@@ -103,7 +105,9 @@ class FairQueue:
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             self._order.remove(entry)
-            self._cost = self._cost - entry.cost if self._entries else 0.0
+            self._cost -= entry.cost
+            if not self._entries:
+                self._rest()
         return entry
 
     def position(self, task_id: str) -> int | None:
@@ -115,6 +119,12 @@ class FairQueue:
         """GPU seconds queued before it, taking the mean cost for each task ahead; None when it is not queued."""
         position = self.position(task_id)
         return None if position is None else position * self._cost / len(self._entries)
+
+    def _rest(self) -> None:
+        """Nothing is queued: the busy period is over, and with it what each flow had of it (the paper's rule 2b)."""
+        self._virtual = max(self._virtual, self._latest)
+        self._finish.clear()
+        self._cost = 0.0
 
     def _prune(self) -> None:
         self._finish = {flow: finish for flow, finish in self._finish.items() if finish > self._virtual}

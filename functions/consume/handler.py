@@ -96,6 +96,7 @@ class Handler:
             finally:
                 attempt.storing = bool(attempt.pictures)
                 leaving()
+            log.info("generated", extra={"task_id": task.task_id, "attempt": attempt.number})
             began = self._clock.monotonic()
             images = await self._store_pictures(attempt)
             attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})

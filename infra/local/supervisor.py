@@ -124,7 +124,7 @@ class Supervisor:
     def _check_workers(self) -> None:
         for name in (name for name, part in self._parts.items() if part.by_worker):
             for process in self._watchers[name].processes.values():
-                if any(child.status() != psutil.STATUS_ZOMBIE for child in process.children()):
+                if has_worker(process.pid):
                     self._worked.add(name)
                 elif name in self._worked:
                     raise PartDied(name, "with its worker process", self._last[name])
@@ -194,6 +194,14 @@ class _Lines:
             pass
         if self._rest:
             self({"data": b"\n"})
+
+
+def has_worker(pid: int) -> bool:
+    """Whether the process has a child that lives."""
+    try:
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return True  # one of them ended while being looked at: the next look is of use
 
 
 def kill_marked(mark: str) -> None:

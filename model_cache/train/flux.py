@@ -17,7 +17,7 @@ from model_cache.train.reader import teach
 from model_cache.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
 SKETCH_STEPS, SKETCH_HORIZON = 2232, 4600
-STEPS, HORIZON, PAIRS_FROM = 1250, 2600, 900
+STEPS, HORIZON, PAIRS_FROM = 1600, 2600, 1100
 RATE = 1.2e-3
 LATE = 0.7
 GUIDED_STEPS = 150

@@ -124,6 +124,18 @@ async def test_a_worker_in_a_session_of_its_own_is_not_left_behind(end: str, tmp
         await asyncio.sleep(0.02)
 
 
+async def test_a_service_whose_worker_died_is_told_though_the_service_itself_lives_on() -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5); print(\"out of memory\")'])\n"
+        "time.sleep(60)"
+    )
+    part = Part("runner", ("python", "-c", code), ready=lambda: True, grace=3, by_worker=True)
+    async with supervised(Heard(), [[part]]) as supervisor:
+        with pytest.raises(PartDied, match=r"runner ended with its worker process\. It said last:\n    out of memory"):
+            await start_and_watch(supervisor)
+
+
 async def test_a_part_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     stubborn = (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('hello', flush=True)\ntime.sleep(60)"

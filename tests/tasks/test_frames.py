@@ -1,5 +1,7 @@
 """The runner's binary frames."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def test_frames_survive_any_cutting_of_the_stream(frames: list[tuple[str, bytes]
     stream = b"".join(encode(kind, payload, n=index) for index, (kind, payload) in enumerate(frames))
     decoder = Decoder()
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    got = [frame for a, b in zip(edges, edges[1:], strict=False) for frame in decoder.feed(stream[a:b])]
+    got = [frame for a, b in pairwise(edges) for frame in decoder.feed(stream[a:b])]
     assert [(frame.kind, frame.payload) for frame in got] == frames
     assert [frame.header["n"] for frame in got] == list(range(len(frames)))
 

@@ -1,0 +1,22 @@
+"""`python -m bench` measures everything; `python -m bench NAME ...` these."""
+
+import importlib
+import os
+import sys
+
+NAMES = ("latency", "gap", "throughput", "backlog", "engine")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on few cores more threads only get in the way
+    asked = sys.argv[1:] or NAMES
+    unknown = set(asked) - set(NAMES)
+    if unknown:
+        sys.exit(f"{', '.join(sorted(unknown))}: there are {', '.join(NAMES)}.")
+    for name in asked:
+        importlib.import_module(f"bench.{name}").measure()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What follows an attempt that failed, for every error there is."""
+
+import pytest
+
+from tasks.errors import ERRORS
+from tasks.retry import BACKOFF_SECONDS, FREE_DELAY_SECONDS, MAX_TRIES, Fail, RetryLater, decide
+
+FREE = {"runner_busy", "runner_loading"}
+LATER = {
+    "generation_failed",
+    "out_of_memory",
+    "queue_unavailable",
+    "runner_lost",
+    "starting_up",
+    "store_unavailable",
+    "worker_failed",
+}
+NEVER = ERRORS.keys() - FREE - LATER
+
+
+@pytest.mark.parametrize("code", sorted(FREE))
+@pytest.mark.parametrize("tries", [1, MAX_TRIES, MAX_TRIES + 5])
+def test_what_was_never_tried_is_tried_again_soon_and_does_not_count(code: str, tries: int):
+    assert decide(ERRORS[code](), tries) == RetryLater(FREE_DELAY_SECONDS, counts=False)
+
+
+@pytest.mark.parametrize("code", sorted(LATER))
+@pytest.mark.parametrize("tries", range(1, MAX_TRIES))
+def test_what_may_succeed_later_is_tried_again_after_a_growing_wait(code: str, tries: int):
+    assert decide(ERRORS[code](), tries) == RetryLater(BACKOFF_SECONDS[tries - 1], counts=True)
+
+
+@pytest.mark.parametrize("code", sorted(LATER))
+@pytest.mark.parametrize("tries", [MAX_TRIES, MAX_TRIES + 1])
+def test_after_the_last_try_it_fails_with_the_error_itself(code: str, tries: int):
+    error = ERRORS[code]("what it was")
+    assert decide(error, tries) == Fail(error)
+
+
+@pytest.mark.parametrize("code", sorted(NEVER))
+@pytest.mark.parametrize("tries", [1, MAX_TRIES])
+def test_what_would_fail_the_same_way_again_fails_at_once(code: str, tries: int):
+    error = ERRORS[code]("what it was")
+    assert decide(error, tries) == Fail(error)
+
+
+def test_every_try_but_the_last_has_its_wait_and_the_waits_grow():
+    assert len(BACKOFF_SECONDS) == MAX_TRIES - 1
+    assert list(BACKOFF_SECONDS) == sorted(BACKOFF_SECONDS)

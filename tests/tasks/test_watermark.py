@@ -1,0 +1,69 @@
+"""The low watermark: all below it is done with, and it never goes back."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.watermark import Watermark
+
+
+def read(*offsets: int) -> Watermark:
+    watermark = Watermark()
+    for offset in offsets:
+        watermark.opened(offset)
+    return watermark
+
+
+def test_it_stands_at_the_oldest_record_that_is_not_done_with():
+    watermark = read(5, 6, 7)
+    watermark.closed(6)
+    assert watermark.value == 5
+    watermark.closed(5)
+    assert watermark.value == 7
+
+
+def test_it_stands_one_past_the_last_record_when_all_is_done():
+    watermark = read(5, 6)
+    watermark.closed(6)
+    watermark.closed(5)
+    assert watermark.value == 7
+
+
+def test_offsets_that_hold_no_record_are_stepped_over():
+    watermark = read(5, 9)
+    watermark.closed(5)
+    assert watermark.value == 9
+
+
+def test_a_record_read_again_is_not_opened_again():
+    watermark = read(5, 6)
+    watermark.closed(5)
+    watermark.opened(5)
+    watermark.closed(6)
+    assert watermark.value == 7
+
+
+def test_closing_what_was_never_read_changes_nothing():
+    watermark = read(5)
+    watermark.closed(4)
+    watermark.closed(99)
+    assert watermark.value == 5
+
+
+@given(st.data())
+def test_every_record_below_it_is_done_with_and_it_never_goes_back(data: st.DataObject):
+    watermark, read_so_far, done = Watermark(), set[int](), set[int]()
+    offset, last = data.draw(st.integers(0, 1000)), 0
+    for _ in range(data.draw(st.integers(0, 40))):
+        undone = sorted(read_so_far - done)
+        if undone and data.draw(st.booleans()):
+            closing = data.draw(st.sampled_from(undone))
+            watermark.closed(closing)
+            done.add(closing)
+        else:
+            offset += data.draw(st.integers(1, 3))
+            watermark.opened(offset)
+            read_so_far.add(offset)
+        assert watermark.value >= last
+        last = watermark.value
+        assert {one for one in read_so_far if one < last} <= done
+        assert last == min(read_so_far - done, default=max(read_so_far) + 1)
