@@ -1,4 +1,4 @@
-"""What every Kafka client of ours shares: its settings, and one log line when the brokers go and one when they return."""
+"""What every Kafka client of ours shares: its settings, and one log line when the brokers go and one when they come."""
 
 import logging
 from typing import Any

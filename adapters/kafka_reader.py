@@ -364,7 +364,7 @@ class Owner(_Reader):
         with self._lock:
             for noted in (self._commits, self._committed, self._times):
                 for key in [key for key in noted if key[1] in partitions]:
-                    del noted[key]  # type: ignore[attr-defined]
+                    del noted[key]
         if partitions and not self._stop.is_set():
             log.info("partitions revoked: %s", sorted(partitions))
             self._put(Revoked(partitions)).wait(_HANDOVER_SECONDS)

@@ -1,7 +1,7 @@
 """The topics: made where they are missing, refused where they cannot work."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -52,11 +52,11 @@ def partition_counts(admin: AdminClient, timeout: float) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
 
-def _wait_for(admin: AdminClient, names: "Mapping[str, object] | object") -> dict[str, int]:
+def _wait_for(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         counts = partition_counts(admin, _WAIT_SECONDS)
-        missing = [name for name in names if not counts.get(name)]  # type: ignore[attr-defined]
+        missing = [name for name in names if not counts.get(name)]
         if not missing:
             return counts
         if time.monotonic() > deadline:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Sequence
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from pydantic import ValidationError
@@ -33,14 +33,15 @@ async def resolve(urls: Sequence[str]) -> list[str]:
     is left out."""
     found: list[str] = []
     for url in urls:
-        parts = urlsplit(url)
+        parts: SplitResult = urlsplit(url)
         try:
             infos = await asyncio.get_running_loop().getaddrinfo(
                 parts.hostname, parts.port or 80, family=socket.AF_INET, type=socket.SOCK_STREAM
             )
         except OSError:
             continue
-        found += sorted({urlunsplit(parts._replace(netloc=f"{info[4][0]}:{info[4][1]}")) for info in infos})
+        addresses = sorted({(str(info[4][0]), info[4][1]) for info in infos})
+        found += [parts._replace(netloc=f"{host}:{port}").geturl() for host, port in addresses]
     return found
 
 

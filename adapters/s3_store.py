@@ -1,6 +1,7 @@
 """The store on S3: pictures, and outcomes that are written once."""
 
 import asyncio
+import functools
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ class S3Store:
     async def delete_images(self, keys: Sequence[str]) -> None:
         """See ImageStore."""
         for key in keys:
-            await self._call(lambda key=key: self._client.delete_object(**self._at(key)))  # type: ignore[misc]
+            await self._call(functools.partial(self._client.delete_object, **self._at(key)))
 
     async def put_once(self, key: str, data: bytes) -> bytes:
         """See ImageStore."""
@@ -135,7 +136,7 @@ class S3Store:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _at(self, key: str) -> dict[str, str]:
+    def _at(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     async def _call(self, call: Callable[[], T]) -> T:

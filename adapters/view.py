@@ -1,6 +1,6 @@
-"""The local view: what the log says about each task, in SQLite, so that request bodies stay out of memory.
+"""The local view: what the log says about each task, in SQLite, so that bodies stay out of memory.
 
-Disposable: it is rebuilt from the log, and offsets are kept in the same transaction as what was read. One thread uses it.
+Disposable: it is rebuilt from the log; offsets are kept in the same transaction as what was read. One thread uses it.
 """
 
 import json
@@ -23,7 +23,8 @@ from tasks.task import Task, TaskRecord
 VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
-  task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER, body BLOB, refusal BLOB, outcome BLOB,
+  task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER,
+  body BLOB, refusal BLOB, outcome BLOB,
   status TEXT NOT NULL DEFAULT 'queued', attempt INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
   owner TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
   cancel_requested INTEGER NOT NULL DEFAULT 0, delay REAL NOT NULL DEFAULT 0, updated_at REAL NOT NULL
@@ -126,7 +127,8 @@ class View:
     def get(self, task_id: str) -> TaskView | None:
         """What is known of the task; None: nothing."""
         row = self._db.execute(
-            f'SELECT partition, topic, "offset", body, refusal, outcome, updated_at, {_STATE} FROM tasks WHERE task_id = ?',
+            f'SELECT partition, topic, "offset", body, refusal, outcome, updated_at, {_STATE} '
+            "FROM tasks WHERE task_id = ?",
             (task_id,),
         ).fetchone()
         if row is None:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
-
 from config.settings import Settings
 from infra.local.servers import HOST, S3, Kafka
 from model_cache.build_minis import build_minis
@@ -70,7 +68,9 @@ def row(what: str, *figures: str) -> None:
 
 def quantiles(what: str, seconds: Sequence[float]) -> None:
     """Print median and 99th percentile in milliseconds."""
-    row(what, f"{percentile(seconds, 0.5) * 1e3:.2f} ms", f"{percentile(seconds, 0.99) * 1e3:.2f} ms", str(len(seconds)))
+    row(
+        what, f"{percentile(seconds, 0.5) * 1e3:.2f} ms", f"{percentile(seconds, 0.99) * 1e3:.2f} ms", str(len(seconds))
+    )
 
 
 def title(text: str) -> None:

@@ -71,9 +71,7 @@ def main() -> None:
         return web.json_response(came)
 
     app = web.Application()
-    app.add_routes(
-        [web.post("/run", run), web.get("/card", card), web.get("/readyz", ready), web.get("/times", times)]
-    )
+    app.add_routes([web.post("/run", run), web.get("/card", card), web.get("/readyz", ready), web.get("/times", times)])
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[-1]), access_log=None, print=None)
 
 

@@ -60,4 +60,4 @@ def _before_sigterm(act: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-GatewayService.add_asgi_middleware(Door, opened=_opened)
+GatewayService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]

@@ -27,6 +27,21 @@ def runner_settings() -> Settings:
     return settings
 
 
+def _look() -> None:
+    """End at once, in a second instead of twenty, where the model's folder cannot be used."""
+    from runners.model_folder import UnusableModel, inspect
+
+    settings = runner_settings()
+    if settings.model_name:
+        try:
+            inspect(settings.model_cache_dir, settings.model_name)
+        except UnusableModel as error:
+            raise SystemExit(str(error)) from error
+
+
+_look()
+
+
 @bentoml.service(
     name="ai-image-gen-runner",
     workers=1,
@@ -61,4 +76,4 @@ class RunnerService:
         await _opened.close()
 
 
-RunnerService.add_asgi_middleware(Door, opened=_opened)
+RunnerService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]

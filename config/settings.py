@@ -180,7 +180,7 @@ def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 def load_settings() -> Settings:
     """The settings; a wrong value ends the process with its name, the value and what is allowed."""
     try:
-        return Settings()  # type: ignore[call-arg]
+        return Settings()
     except ValidationError as error:
         lines = [
             f"{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}" for problem in error.errors()

@@ -1,4 +1,4 @@
-"""sd-mini and flux-mini with random weights, in seconds: the real architectures, for machines and tests that need to run
+"""sd-mini and flux-mini with random weights, in seconds: the real architectures, for machines and tests that run
 every line but look at no picture. `python -m model_cache.build_minis [--into FOLDER]` makes those that are missing."""
 
 import argparse

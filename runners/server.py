@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 import uuid
@@ -163,7 +165,7 @@ def _check(request: RunRequest, card: RunnerCard) -> None:
             model_name=request.model_name,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            image_params=params,  # type: ignore[arg-type]
+            image_params=params,
             loras=request.loras,
         )
     except ValidationError as error:
@@ -222,5 +224,8 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
 def die(sentence: str) -> NoReturn:
     """End the process with this sentence as the last thing it says."""
     log.critical("%s", sentence)
-    # A model that cannot be used will not get better: end at once, whatever the server around us would try.
+    main = sys.modules["__main__"].__spec__
+    if main is not None and main.name.startswith("_bentoml_impl.worker"):
+        # The server around this worker would start it again, or live on without one. The model will not get better.
+        os.kill(os.getppid(), signal.SIGKILL)
     os._exit(FAILED_LOAD)

@@ -1,4 +1,4 @@
-"""Every model's fair queue, fed by what happens to tasks: the owner decides by it, the gateway tells positions by it."""
+"""Every model's fair queue, fed by what happens to tasks: the owner decides by it, gateways tell positions by it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Queues:
         return None if known is None else self.queue(known.model).position(task_id)
 
     def estimate(self, task: Task, state: TaskState, card: RunnerCard | None) -> float | None:
-        """Seconds until the task is done, from the costs of what is before it and the model's runners; None: unknown."""
+        """Seconds until the task is done, from the costs before it and the model's runners; None: unknown."""
         if state.ended or card is None:
             return None
         if state.status == "running":

@@ -101,7 +101,8 @@ class HealthLayer:
         """Answer or pass on."""
         answer = self._health.answer_for(scope["path"]) if scope["type"] == "http" else None
         if answer is None:
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         status, kind, body = await answer()
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         if status == 503:

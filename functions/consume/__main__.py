@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -42,16 +43,14 @@ async def serve(settings: Settings) -> None:
             connect=lambda url: HttpRunner(url, session),
         )
         site = await _site(consumer, settings)
-        stopped = asyncio.ensure_future(stop.wait())
-        checked = asyncio.ensure_future(_check(store))
-        await asyncio.wait((stopped, checked), return_when=asyncio.FIRST_COMPLETED)
-        work: list[asyncio.Future[None]] = []
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        checked: asyncio.Future[Any] = asyncio.ensure_future(_check(store))
+        await asyncio.wait([stopped, checked], return_when=asyncio.FIRST_COMPLETED)
+        work: list[asyncio.Future[Any]] = []
         if checked.done():
             checked.result()
-            work = [
-                asyncio.ensure_future(part)
-                for part in (consumer.dispatcher.run(), consumer.pool.watch(), _prune(consumer, clock))
-            ]
+            lasting = (consumer.dispatcher.run(), consumer.pool.watch(), _prune(consumer, clock))
+            work = [asyncio.ensure_future(one) for one in lasting]
             await asyncio.wait((stopped, *work), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         ended = [part for part in work if part.done()]
@@ -62,8 +61,8 @@ async def serve(settings: Settings) -> None:
         await kafka.close()
         await site.cleanup()
         store.close()
-        for part in (checked, stopped):
-            part.cancel()
+        checked.cancel()
+        stopped.cancel()
         for part in ended:
             part.result()
     log.info("stopped")

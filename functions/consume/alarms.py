@@ -3,9 +3,13 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator
+from typing import Any
 
 from tasks.ports import Clock
+
+Key = tuple[str, str]
+"""What for, and which task."""
 
 
 class Alarms:
@@ -14,23 +18,23 @@ class Alarms:
     def __init__(self, clock: Clock) -> None:
         """No alarm set."""
         self._clock = clock
-        self._heap: list[tuple[float, int, Hashable]] = []
-        self._times: dict[Hashable, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._times: dict[Key, float] = {}
         self._count = itertools.count()
         self._set = asyncio.Event()
 
-    def set(self, key: Hashable, at: float) -> None:
+    def set(self, key: Key, at: float) -> None:
         """Ring for this key at `at`, on the clock's monotonic time."""
         self._times[key] = at
         if not self._heap or at < self._heap[0][0]:
             self._set.set()
         heapq.heappush(self._heap, (at, next(self._count), key))
 
-    def clear(self, key: Hashable) -> None:
+    def clear(self, key: Key) -> None:
         """Do not ring for this key."""
         self._times.pop(key, None)
 
-    async def ring(self) -> AsyncIterator[Hashable]:
+    async def ring(self) -> AsyncIterator[Key]:
         """Each key at its time, for ever."""
         while True:
             self._set.clear()
@@ -39,7 +43,7 @@ class Alarms:
                 if self._times.get(key) == at:
                     del self._times[key]
                     yield key
-            waits = [asyncio.ensure_future(self._set.wait())]
+            waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._set.wait())]
             if self._heap:
                 waits.append(asyncio.ensure_future(self._clock.sleep(self._heap[0][0] - self._clock.monotonic())))
             try:

@@ -255,8 +255,7 @@ class Dispatcher:
             self._close([place])
 
     async def _ring(self) -> None:
-        async for key in self._alarms.ring():
-            kind, task_id = key  # type: ignore[misc]
+        async for kind, task_id in self._alarms.ring():
             known = self._view.get(task_id)
             if known is None or known.state.ended or task_id in self._attempts:
                 continue

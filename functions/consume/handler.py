@@ -54,7 +54,7 @@ class Attempt:
     generating: "asyncio.Future[None] | None" = None
     stopped_by: TaskError | None = None
     pictures: list[tuple[Frame, bytes]] = field(default_factory=list)
-    timings: Timings = Timings()
+    timings: Timings = field(default_factory=Timings)
     acceleration: dict[str, str] = field(default_factory=dict)
 
     def stop(self, reason: TaskError) -> None:

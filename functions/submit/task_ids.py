@@ -7,7 +7,7 @@ import uuid
 
 from tasks.ports import ImageStore
 
-SECRET_KEY = "system/id_secret"
+SECRET_KEY = "system/id_secret"  # noqa: S105 - where it lies, not what it is
 MAX_KEY = 255
 
 

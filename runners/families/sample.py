@@ -68,7 +68,7 @@ def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forwa
     copies = len(conditions) // len(samples)
     inputs = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
     times = torch.stack([sample.timestep.float() for sample in samples] * copies)
-    predictions = list(forward(torch.cat(list(latents) * copies), times, inputs).split(1))
+    predictions = list(forward(torch.cat(list(latents) * copies), times, inputs).split(1))  # type: ignore[no-untyped-call]
     if not negative:
         return predictions
     halves = zip(samples, predictions[: len(samples)], predictions[len(samples) :], strict=True)
@@ -77,4 +77,4 @@ def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forwa
 
 def all_finite(latents: Sequence[Tensor]) -> list[bool]:
     """For each: has it neither NaN nor infinity? One wait for the device, whatever their number."""
-    return torch.stack([torch.isfinite(latent).all() for latent in latents]).tolist()  # type: ignore[no-any-return]
+    return torch.stack([torch.isfinite(latent).all() for latent in latents]).tolist()

@@ -73,13 +73,13 @@ MOVES: dict[tuple[str, str], dict[str, object]] = {
 """What changes; a pair that is not here changes nothing."""
 
 
-@pytest.mark.parametrize(("state", "event"), product(STATES, EVENTS))
+@pytest.mark.parametrize(("state", "event"), list(product(STATES, EVENTS)))
 def test_the_state_after_an_event_is_that_of_the_table(state: str, event: str):
     before = STATES[state]
     assert apply(before, EVENTS[event]) == replace(before, **MOVES.get((state, event), {}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("status", "event"), product(sorted(ENDED), EVENTS))
+@pytest.mark.parametrize(("status", "event"), list(product(sorted(ENDED), EVENTS)))
 def test_an_ended_task_never_moves(status: str, event: str):
     ended = apply(TaskState(), outcome(status))
     assert ended.ended
