@@ -253,7 +253,8 @@ class Owner(_Reader):
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         """Leave it for the thread to commit; it looks five times a second."""
         with self._lock:
-            self._commits[lane, partition] = offset
+            if partition in self._owned:
+                self._commits[lane, partition] = offset
 
     def _read(self) -> None:
         self._set_session()

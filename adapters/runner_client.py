@@ -40,7 +40,7 @@ async def resolve(urls: Sequence[str]) -> list[str]:
             )
         except OSError:
             continue
-        addresses = sorted({(str(info[4][0]), info[4][1]) for info in infos})
+        addresses = sorted({(str(info[4][0]), int(info[4][1])) for info in infos})
         found += [parts._replace(netloc=f"{host}:{port}").geturl() for host, port in addresses]
     return found
 
