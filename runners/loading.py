@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from config.settings import Settings
 from runners import acceleration
@@ -43,7 +44,7 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     """Load everything. Raises UnusableModel with a sentence that names the folder."""
     device = _device(settings.runner_device)
     dtype = _dtype(settings.runner_dtype, device, folder.class_name)
-    diffusers.utils.logging.disable_progress_bar()
+    _quiet()
     try:
         pipe = getattr(diffusers, folder.class_name).from_pretrained(
             folder.path,
@@ -68,6 +69,13 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     budget = settings.runner_pixel_budget or _budget(device, family)
     log.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
     return Model(folder, family, adapters, accelerated, budget)
+
+
+def _quiet() -> None:
+    """What the libraries warn of is checked by ourselves or does not concern us; their bars are noise in a log."""
+    for library in (diffusers.utils.logging, transformers.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _device(wanted: str) -> torch.device:

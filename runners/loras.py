@@ -1,6 +1,7 @@
 """The LoRAs of a model's folder: all loaded at start, and exactly the right ones active at every forward."""
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,12 @@ class Adapters:
         for index, (name, file) in enumerate(sorted(files.items())):
             adapter = f"lora_{index}"  # peft's own names allow no dots
             try:
-                pipe.load_lora_weights(
-                    str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
-                )
+                with warnings.catch_warnings():
+                    # peft warns of every second adapter of a model; we switch them ourselves.
+                    warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+                    pipe.load_lora_weights(
+                        str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
+                    )
             except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
                 log.error("the LoRA %s cannot be used: %s", file, error)
                 continue
