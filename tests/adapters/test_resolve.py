@@ -1,0 +1,38 @@
+"""A host name with several addresses is that many runners."""
+
+import asyncio
+import socket
+
+import pytest
+
+from adapters.runner_client import resolve
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the name server knows; other names there are none."""
+    known: dict[str, list[str]] = {}
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known[host]]
+
+    monkeypatch.setattr(
+        asyncio.BaseEventLoop, "getaddrinfo", lambda _, host, port, **more: getaddrinfo(host, port, **more)
+    )
+    return known
+
+
+async def test_each_address_of_a_name_is_a_runner_once(names: dict[str, list[str]]):
+    names["runners"] = ["10.0.0.2", "10.0.0.1", "10.0.0.2"]
+    assert await resolve(["http://runners:3001"]) == ["http://10.0.0.1:3001", "http://10.0.0.2:3001"]
+
+
+async def test_a_name_without_addresses_is_left_out_and_the_others_stay(names: dict[str, list[str]]):
+    names["b"] = ["10.0.0.3"]
+    assert await resolve(["http://a:3001", "http://b"]) == ["http://10.0.0.3:80"]
+
+
+async def test_an_address_is_itself():
+    assert await resolve(["http://127.0.0.1:3001"]) == ["http://127.0.0.1:3001"]
