@@ -24,9 +24,9 @@ from runners.model_folder import inspect
 from tasks.errors import RunnerBusy
 from tasks.run import RunRequest
 
-PICTURES = 48
-ARRIVALS = 120
-STEPS = 10
+PICTURES = 24
+ARRIVALS = 100
+STEPS = 6
 LOAD = 0.7
 """Of what one at a time can do."""
 

@@ -8,7 +8,7 @@ import httpx
 from bench.stage import python, quantiles, row, stack, title
 from tests.e2e.stack import Api, until
 
-TASKS = 80
+TASKS = 60
 STEPS = 6
 
 
@@ -36,18 +36,20 @@ def measure() -> None:
         until(lambda: len(httpx.get(f"{runner.url}/trace").json()["ticks"]) >= wanted, 60, "every step")
         trace = httpx.get(f"{runner.url}/trace").json()
     ticks = trace["ticks"][warm_up:]
-    decodes = trace["decodes"][-TASKS:]
+    decodes, encodes = trace["decode"][-TASKS:], trace["encode"][-TASKS:]
     # Those that ran while others were still being submitted tell of submitting, not of backlog.
     later = range(TASKS // 4, TASKS - 1)
-    decoded = [decodes[n][1] for n in later]
-    first = [ticks[(n + 1) * STEPS][0] for n in later]
-    last_step = [ticks[(n + 1) * STEPS - 1][1] for n in later]
+    gaps = [ticks[(n + 1) * STEPS][0] - ticks[(n + 1) * STEPS - 1][1] for n in later]
+    decoding = [decodes[n][1] - decodes[n][0] for n in later]
+    encoding = [
+        encodes[n + 1][1] - encodes[n + 1][0] if encodes[n + 1][0] > ticks[(n + 1) * STEPS - 1][1] else 0.0
+        for n in later
+    ]
+    idle = [gap - one - other for gap, one, other in zip(gaps, decoding, encoding, strict=True)]
     title("end of one task to the first step of the next, backlog, real sd-mini runner (goal <= 5 ms median)")
     row("", "p50", "p99", "gaps")
-    quantiles("picture decoded to the next task's first step", [b - a for a, b in zip(decoded, first, strict=True)])
-    quantiles(
-        "last step to the next task's first step, decode included",
-        [b - a for a, b in zip(last_step, first, strict=True)],
-    )
-    quantiles("  of which the decode", [decodes[n][1] - decodes[n][0] for n in later])
+    quantiles("model idle in between", idle)
+    quantiles("last step to the next task's first step, all included", gaps)
+    quantiles("  of which the picture's decode", decoding)
+    quantiles("  of which the next prompt's encoding", encoding)
     row("one step, median", f"{statistics.median(end - begin for begin, end in ticks) * 1e3:.2f} ms")

@@ -1,4 +1,4 @@
-"""The real runner of sd-mini, which also tells when each of its forwards and decodes ran: GET /trace."""
+"""The real runner of sd-mini, which also tells when its forwards, encodings and decodes ran: GET /trace."""
 
 import functools
 import sys
@@ -18,8 +18,8 @@ from runners.model_folder import inspect
 def main() -> None:
     """Serve until killed."""
     ticks: list[tuple[float, float]] = []
-    decodes: list[tuple[float, float]] = []
-    tick, decode = server.RunnerMetrics.tick, StableDiffusion.decode
+    spans: dict[str, list[tuple[float, float]]] = {"decode": [], "encode": []}
+    tick = server.RunnerMetrics.tick
 
     @functools.wraps(tick)
     def timed_tick(self: server.RunnerMetrics, rows: int, seconds: float) -> None:
@@ -27,18 +27,24 @@ def main() -> None:
         ticks.append((ended - seconds, ended))
         tick(self, rows, seconds)
 
-    @functools.wraps(decode)
-    def timed_decode(self: StableDiffusion, sample: Any) -> Any:
-        began = time.monotonic()
-        picture = decode(self, sample)
-        decodes.append((began, time.monotonic()))
-        return picture
+    def timed(name: str) -> None:
+        call = getattr(StableDiffusion, name)
+
+        @functools.wraps(call)
+        def measured(self: StableDiffusion, asked: Any) -> Any:
+            began = time.monotonic()
+            result = call(self, asked)
+            spans[name].append((began, time.monotonic()))
+            return result
+
+        setattr(StableDiffusion, name, measured)
 
     async def trace(_: Request) -> JSONResponse:
-        return JSONResponse({"ticks": ticks, "decodes": decodes})
+        return JSONResponse({"ticks": ticks, **spans})
 
     server.RunnerMetrics.tick = timed_tick  # type: ignore[method-assign]
-    StableDiffusion.decode = timed_decode  # type: ignore[method-assign]
+    for name in spans:
+        timed(name)
     settings = load_settings()
     app = server.build_app(inspect(settings.model_cache_dir, settings.model_name), settings)
     app.add_route("/trace", trace, methods=["GET"])

@@ -15,7 +15,7 @@ from functions.consume.alarms import Alarms
 from functions.consume.handler import Attempt, Handler
 from functions.consume.metrics import Metrics
 from functions.consume.runner_pool import RunnerPool, Slot
-from tasks.errors import Canceled, RunnerLost, StartedTooLate, TaskError
+from tasks.errors import Canceled, RunnerBusy, StartedTooLate, TaskError
 from tasks.events import CancelRequested, Outcome, Released, Started
 from tasks.lease import lease_ends
 from tasks.ports import Assigned, Clock, Delivery, Partition, Place, Records, Revoked, TaskLog
@@ -154,8 +154,9 @@ class Dispatcher:
                 self._alarms.clear(("lease", task_id))
                 self._alarms.set(("delayed", task_id), self._clock.monotonic() + read.after.delay)
             case Started() if mine is not None and event.attempt > mine.number:
-                # Another owner took it after our lease had lapsed; what we still make of it would be thrown away.
-                mine.stop(RunnerLost("Another owner took the task over."))
+                # Our lease had lapsed: what we still make of it would be thrown away, and how it ends is not ours to
+                # say. An error that costs no try only releases it; a release of an attempt that is past moves nothing.
+                mine.stop(RunnerBusy("Another owner took the task over."))
             case _ if mine is None and read.after.status == "running":
                 self._queues.move(task_id, read.after)
                 self._watch_lease(task_id)
@@ -183,6 +184,10 @@ class Dispatcher:
                 known = self._view.get(entry.task_id)
                 if known is None or known.task is None or known.state.ended or entry.task_id in self._ending:
                     queue.remove(entry.task_id)
+                    continue
+                if entry.task_id in self._attempts:
+                    # Its partition went and came back while it ran here.
+                    self._queues.move(entry.task_id, TaskState(status="running"))
                     continue
                 params = known.task.image_params
                 slot = self._pool.take(model, params.width * params.height * params.num_images)
@@ -212,14 +217,20 @@ class Dispatcher:
                 slot.release()
                 await self._handler.announce(stands, attempt.partition)
                 return
-            ended = await self._handler.run(attempt, slot.runner, slot.release)
-            if isinstance(ended, Released) and ended.code == RunnerLost.code():
-                self._pool.lost(slot.runner)
+            ended = await self._handler.run(attempt, slot)
+            if isinstance(ended, Released):
+                self._queue_again(ended)
         finally:
             slot.release()
             del self._attempts[task_id]
             self._metrics.running.dec()
             self.dispatch()
+
+    def _queue_again(self, released: Released) -> None:
+        """Its release may have been read while the attempt was still ours, or speak of a start nobody heard of."""
+        known = self._view.get(released.task_id)
+        if known is not None and known.state.status == "queued":
+            self._alarms.set(("delayed", released.task_id), self._clock.monotonic() + released.delay)
 
     def _cancel(self, task_id: str, state: TaskState) -> None:
         if task_id in self._attempts:
@@ -341,4 +352,4 @@ class Dispatcher:
             work.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for attempt in left:
-            await self._handler.release(attempt, "shutting_down", 0.0, counts=False)
+            self._handler.give_back(attempt)

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from functions.consume.metrics import Metrics
+from functions.consume.runner_pool import Slot
 from tasks.errors import (
     Canceled,
     GenerationFailed,
     QueueUnavailable,
     RanTooLong,
+    RunnerLost,
     StartedTooLate,
     StoreUnavailable,
     TaskError,
@@ -25,7 +27,7 @@ from tasks.errors import (
 from tasks.events import EndStatus, Event, Outcome, Progress, Released, Started, StoredImage, TaskFailure, Timings
 from tasks.frames import Frame
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
-from tasks.ports import Clock, ImageStore, Partition, Record, Runner, TaskLog
+from tasks.ports import Clock, ImageStore, Partition, Record, TaskLog
 from tasks.retry import Fail, decide
 from tasks.run import RunRequest
 from tasks.task import Task
@@ -79,23 +81,25 @@ class Handler:
         self._metrics = metrics
         self._max_runtime = max_runtime
 
-    async def run(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> Outcome | Released:
-        """Do the attempt at the runner and say how it went: the outcome that stands, or that it is queued again.
+    async def run(self, attempt: Attempt, slot: Slot) -> Outcome | Released:
+        """Do the attempt at the slot's runner and say how it went: the outcome that stands, or that it is queued again.
 
-        `leaving` is called when the runner will have room for the next task in a moment.
+        The slot is released when the runner will have room for the next task in a moment.
         """
         task = attempt.task
         heartbeat = asyncio.ensure_future(self._heartbeat(attempt))
         try:
             self._log.emit(self._started(attempt), attempt.partition)
-            log.info("started", extra={"task_id": task.task_id, "attempt": attempt.number, "runner": runner.url})
+            log.info("started", extra={"task_id": task.task_id, "attempt": attempt.number, "runner": slot.runner.url})
             try:
-                await self._generate(attempt, runner, leaving)
+                await self._generate(attempt, slot)
             except TaskError as error:
+                if isinstance(error, RunnerLost):
+                    slot.lost()
                 return await self._failed(attempt, error)
             finally:
                 attempt.storing = bool(attempt.pictures)
-                leaving()
+                slot.release()
             log.info("generated", extra={"task_id": task.task_id, "attempt": attempt.number})
             began = self._clock.monotonic()
             images = await self._store_pictures(attempt)
@@ -155,7 +159,18 @@ class Handler:
 
     async def release(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         """Say that the attempt is over and the task is queued again."""
-        released = Released(
+        released = self._released(attempt, code, delay, counts)
+        await self._insist(lambda: self._log.append_event(released, attempt.partition))
+        return released
+
+    def give_back(self, attempt: Attempt) -> None:
+        """Say, without waiting, that this process ends before the attempt: should nobody hear it, the lease lapses."""
+        self._log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
+
+    def _released(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
+        self._metrics.retries.labels(attempt.task.model_name, code).inc()
+        log.info("queued again", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
+        return Released(
             task_id=attempt.task.task_id,
             at=self._clock.now(),
             attempt=attempt.number,
@@ -164,16 +179,12 @@ class Handler:
             delay=delay,
             counts=counts,
         )
-        await self._insist(lambda: self._log.append_event(released, attempt.partition))
-        self._metrics.retries.labels(attempt.task.model_name, code).inc()
-        log.info("queued again", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
-        return released
 
-    async def _generate(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> None:
+    async def _generate(self, attempt: Attempt, slot: Slot) -> None:
         if attempt.stopped_by is not None:
             raise attempt.stopped_by
         limit = attempt.task.max_runtime or self._max_runtime
-        attempt.generating = asyncio.ensure_future(self._read_frames(attempt, runner, leaving))
+        attempt.generating = asyncio.ensure_future(self._read_frames(attempt, slot))
         deadline = asyncio.ensure_future(self._clock.sleep(limit))
         try:
             await asyncio.wait((attempt.generating, deadline), return_when=asyncio.FIRST_COMPLETED)
@@ -189,15 +200,15 @@ class Handler:
             deadline.cancel()
             attempt.generating = None
 
-    async def _read_frames(self, attempt: Attempt, runner: Runner, leaving: Callable[[], None]) -> None:
+    async def _read_frames(self, attempt: Attempt, slot: Slot) -> None:
         emitted = self._clock.monotonic()
-        async with aclosing(runner.run(self._request(attempt))) as frames:
+        async with aclosing(slot.runner.run(self._request(attempt))) as frames:
             async for frame in frames:
                 match frame.kind:
                     case "step":
                         attempt.step, attempt.steps = frame.header["step"], frame.header["steps"]
                         if attempt.step >= attempt.steps - 1:
-                            leaving()
+                            slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
                             emitted = self._clock.monotonic()
                             self._log.emit(self._progress(attempt), attempt.partition)

@@ -47,6 +47,10 @@ class Slot:
             self.member.slots.remove(self)
             self.released()
 
+    def lost(self) -> None:
+        """The runner did not answer: nothing goes there until it says again what it can do."""
+        self.member.card = None
+
 
 class RunnerPool:
     """All runners this consumer may feed."""
@@ -139,12 +143,6 @@ class RunnerPool:
         slot = Slot(member, pixels, lambda: self.changed())
         member.slots.add(slot)
         return slot
-
-    def lost(self, runner: Runner) -> None:
-        """The runner did not answer: nothing goes there until it says again what it can do."""
-        member = self._members.get(runner.url)
-        if member is not None:
-            member.card = None
 
     def busy_shares(self) -> Iterator[tuple[str, float]]:
         """Model and the share of its pixel budget in use, for every runner that answers."""
