@@ -101,12 +101,15 @@ class MemoryLog:
 
     async def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """See TaskLog."""
-        positions = dict(offsets)
-        for topic in (CARDS, EVENTS, *self.broker.lanes):
-            for partition in range(1 if topic == CARDS else self.broker.partitions):
-                start = 0 if topic == CARDS else self.broker.committed.get((topic, partition), 0)
-                positions.setdefault((topic, partition), start)
-        yield Records((), dict(positions))
+        positions = {(CARDS, 0): 0}
+        if cards := self._read(positions):
+            yield Records(cards)
+        starts = dict(offsets)
+        for topic in (EVENTS, *self.broker.lanes):
+            for partition in range(self.broker.partitions):
+                starts.setdefault((topic, partition), self.broker.committed.get((topic, partition), 0))
+        yield Records((), starts)
+        positions |= starts
         while True:
             if records := self._read(positions):
                 yield Records(records)

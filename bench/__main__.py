@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 
 NAMES = ("latency", "gap", "throughput", "backlog", "engine")
@@ -10,6 +11,7 @@ NAMES = ("latency", "gap", "throughput", "backlog", "engine")
 def main() -> None:
     """Run what was asked for."""
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on few cores more threads only get in the way
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of every `finally`: no part is left behind
     asked = sys.argv[1:] or NAMES
     unknown = set(asked) - set(NAMES)
     if unknown:

@@ -24,8 +24,8 @@ from runners.model_folder import inspect
 from tasks.errors import RunnerBusy
 from tasks.run import RunRequest
 
-PICTURES = 24
-ARRIVALS = 100
+PICTURES = 16
+ARRIVALS = 60
 STEPS = 6
 LOAD = 0.7
 """Of what one at a time can do."""

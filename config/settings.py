@@ -84,7 +84,10 @@ class Settings(BaseSettings):
         "(a headless service) counts as that many runners.",
     )
     runner_pixel_budget: int = Field(
-        0, ge=0, description="Runner: sum of width x height it makes at once. 0: derived from the device's memory."
+        0,
+        ge=0,
+        description="Runner: sum of width x height it makes at once, at least one picture of the model's default size. "
+        "0: derived from the device's memory.",
     )
     runner_device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Runner: auto, cpu, mps, cuda or cuda:N."

@@ -66,7 +66,10 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     except (ValueError, UnusableModel) as error:
         raise UnusableModel(f"{folder.path}: {error}") from error
     accelerated |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-    budget = settings.runner_pixel_budget or _budget(device, family)
+    # Whatever is set, one picture of the default size must fit, or nothing could ever be made.
+    budget = max(settings.runner_pixel_budget, family.width * family.height)
+    if not settings.runner_pixel_budget:
+        budget = _budget(device, family)
     log.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
     return Model(folder, family, adapters, accelerated, budget)
 

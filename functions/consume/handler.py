@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """Waits before asking an absent store or queue again; the last one repeats."""
+HAND_OVER_SECONDS = 0.05
+"""The next task is sent when this much, or one step, is left of the one before: enough to reach the runner and to have
+its prompt encoded when the last step ends."""
 _ENDINGS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
 
 
@@ -201,13 +204,17 @@ class Handler:
             attempt.generating = None
 
     async def _read_frames(self, attempt: Attempt, slot: Slot) -> None:
-        emitted = self._clock.monotonic()
+        began = emitted = self._clock.monotonic()
         async with aclosing(slot.runner.run(self._request(attempt))) as frames:
             async for frame in frames:
                 match frame.kind:
+                    case "started":
+                        began = self._clock.monotonic()
                     case "step":
                         attempt.step, attempt.steps = frame.header["step"], frame.header["steps"]
-                        if attempt.step >= attempt.steps - 1:
+                        left = attempt.steps - attempt.step
+                        each = (self._clock.monotonic() - began) / attempt.step
+                        if left <= 1 or left * each <= HAND_OVER_SECONDS:
                             slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
                             emitted = self._clock.monotonic()

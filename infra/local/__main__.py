@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ from infra.local.parts import aliases_for, miniatures_to_build, port, ports, row
 from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 
-HOME = Path(".local")
+HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
 ROOM_BYTES = 2 * 1024**3
 """Kafka's logs of an afternoon, the pictures, and the Java packages of the first start."""
 _WIDTH = 18
@@ -29,7 +30,12 @@ def say(name: str, line: str) -> None:
     label = f"{name:<{_WIDTH}}|"
     if sys.stdout.isatty():
         label = f"\x1b[{_COLOURS[sum(name.encode()) % len(_COLOURS)]}m{label}\x1b[0m"
-    print(label, line, flush=True)
+    try:
+        print(label, line, flush=True)
+    except OSError:
+        # Nobody reads any more (a closed terminal, `| head`): end as then, but never without stopping the parts.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.raise_signal(signal.SIGHUP)
 
 
 def refuse(sentence: str) -> NoReturn:
@@ -38,8 +44,12 @@ def refuse(sentence: str) -> NoReturn:
 
 
 def check_machine(runners: int) -> None:
-    """Exit with a sentence where a port is taken or the disk has no room."""
-    for what, number in ports(runners).items():
+    """Exit with a sentence where a port is wrong or taken, or the disk has no room."""
+    try:
+        wanted = ports(runners)
+    except ValueError as error:
+        refuse(str(error))
+    for what, number in wanted.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -58,15 +68,12 @@ async def main() -> int:
     """Start, watch, stop; the exit code."""
     began = time.monotonic()
     settings = load_settings()
-    models = model_folders(settings.model_cache_dir)
-    missing = miniatures_to_build(models)
-    check_machine(len(models) + len(missing))
-    if missing:
-        say("models", f"building {', '.join(missing)}")
-        await _build_minis(settings.model_cache_dir)
-    models = model_folders(settings.model_cache_dir)
+    there = model_folders(settings.model_cache_dir)
+    missing = miniatures_to_build(there)
+    models = sorted([*there, *missing])
+    check_machine(len(models))
     try:
-        table = await asyncio.to_thread(rows, settings, HOME, models)
+        table = await asyncio.to_thread(rows, settings, HOME, models, missing)
     except subprocess.CalledProcessError as error:
         refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
     except (OSError, RuntimeError) as error:
@@ -74,6 +81,7 @@ async def main() -> int:
     supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # After the supervisor was made: circus sets handlers of its own, which would restart everything on SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     stopping = asyncio.ensure_future(stopped.wait())
@@ -92,12 +100,6 @@ async def main() -> int:
     if not isinstance(ended, asyncio.CancelledError):
         raise ended
     return 0
-
-
-async def _build_minis(into: Path) -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "model_cache.build_minis", "--into", str(into))
-    if await process.wait():
-        refuse("the miniatures could not be built; what went wrong stands above.")
 
 
 async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoReturn:

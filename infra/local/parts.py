@@ -33,8 +33,11 @@ def miniatures_to_build(models: Sequence[str]) -> list[str]:
 
 
 def port(name: str, default: int) -> int:
-    """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080."""
-    return int(os.environ.get(name, default))
+    """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080. Raises ValueError with a sentence."""
+    value = os.environ.get(name) or str(default)
+    if not value.isdecimal() or int(value) > 65535:
+        raise ValueError(f"{name} must be a port, a number up to 65535, not {value!r}.")
+    return int(value)
 
 
 def ports(runners: int) -> dict[str, int]:
@@ -50,8 +53,11 @@ def ports(runners: int) -> dict[str, int]:
     }
 
 
-def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Part]]:
-    """The processes in the order in which they are stopped from last to first; the graces of all rows sum to 14 s."""
+def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequence[str]) -> list[list[Part]]:
+    """The processes in the order in which they are stopped from last to first; the graces of what goes on sum to 14 s.
+
+    `missing`: which of the models are miniatures that have to be made first.
+    """
     kafka = Kafka(home / "kafka", port("KAFKA_PORT", KAFKA_PORT), port("KAFKA_CONTROLLER_PORT", CONTROLLER_PORT))
     s3 = S3(home / "s3", port("S3_PORT", S3_PORT))
     aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
@@ -73,10 +79,11 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
         [Part("kafka", tuple(kafka.command()), ready=kafka.ready, grace=3)],
         [Part("s3", tuple(s3.command()), ready=s3.ready, grace=1)],
         [Part("topics", ("python", "-m", "infra.local.provision"), shared, after=("kafka", "s3"))],
+        [Part("models", _making(settings.model_cache_dir), grace=1)] if missing else [],
         [
             _service(home, f"runner.{model}", "bentos.runner:RunnerService", number, {
                 **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"
-            })
+            }, after=("models",) if missing else ())
             for model, number in runners.items()
         ],
         [
@@ -91,6 +98,10 @@ def rows(settings: Settings, home: Path, models: Sequence[str]) -> list[list[Par
         ],
         [_service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",))],
     ]  # fmt: skip
+
+
+def _making(cache: Path) -> tuple[str, ...]:
+    return ("python", "-m", "model_cache.build_minis", "--into", str(cache))
 
 
 def _service(

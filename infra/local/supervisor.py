@@ -112,7 +112,10 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        await self._arbiter.manage_watchers()
+        # Not `manage_watchers`: it ends everything while any part has no process, as before its start.
+        self._arbiter.reap_processes()
+        for watcher in self._watchers.values():
+            await watcher.manage_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
                 raise PartDied(name, f"with exit code {code}", self._last[name])

@@ -78,6 +78,8 @@ def build(model: str, work: Path, out: Path) -> None:
     print(json.dumps(table, indent=2), f"\n{folder_bytes(fresh) / 1e6:.1f} MB")
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(fresh, out)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes them for their owner alone; a container runs as somebody else
 
 
 if __name__ == "__main__":

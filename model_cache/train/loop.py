@@ -100,7 +100,9 @@ def train(
 
 def _pace(step: int, steps: int, horizon: int, cooldown: int) -> float:
     cooling = min(1, (steps - step) / cooldown) if horizon > steps else 1
-    return min(1, (step + 1) / min(100, steps // 5)) * (0.5 + 0.5 * math.cos(math.pi * step / horizon)) * cooling
+    return (
+        min(1, (step + 1) / min(100, max(1, steps // 5))) * (0.5 + 0.5 * math.cos(math.pi * step / horizon)) * cooling
+    )
 
 
 @torch.no_grad()

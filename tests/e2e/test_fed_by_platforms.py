@@ -1,0 +1,101 @@
+"""The handler as AWS Lambda and Knative call it, on the real log, store and runner."""
+
+import base64
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from adapters.s3_store import S3Store
+from config.settings import Settings
+from tasks.events import Outcome
+from tests.e2e.stack import ROOT, Part, Stack, free_port
+
+CALL = """
+import json, sys
+from functions.consume.lambda_ import handler
+class Context:
+    def get_remaining_time_in_millis(self): return 60_000
+event = json.load(sys.stdin)
+for _ in range(2): print(json.dumps(handler(event, Context())))
+"""
+
+
+@pytest.fixture
+def fed(stack: Stack, sd_runner: Part, tmp_path: Path) -> Iterator[Stack]:
+    """A namespace no consumer of ours reads, and the same runner."""
+    sd_runner.ready()
+    fed = Stack(stack.bootstrap, stack.s3_env, stack.models, tmp_path)
+    fed.settings = {"RUNNER_URLS": sd_runner.url, "LOG_DIR": str(tmp_path / "logs"), "CONSUMER_PORT": str(free_port())}
+    fed.provision()
+    with fed.running():
+        yield fed
+
+
+def task_record() -> tuple[str, bytes]:
+    """The id and the value of a record as any Kafka client may write it."""
+    task_id = uuid.uuid4().hex
+    record = {"task_id": task_id, "model_name": "sd-mini", "prompt": "a red circle", "image_params": {"steps": 3}}
+    return task_id, json.dumps(record).encode()
+
+
+async def outcome(fed: Stack, task_id: str, monkeypatch: pytest.MonkeyPatch) -> Outcome | None:
+    """What the store says of the task."""
+    for name, value in fed.env().items():
+        monkeypatch.setenv(name, value)
+    return await S3Store(Settings()).get_outcome(task_id)
+
+
+async def test_a_knative_event_is_answered_once_its_picture_is_stored(fed: Stack, monkeypatch: pytest.MonkeyPatch):
+    command = [sys.executable, "-m", "functions.consume.knative"]
+    part = fed._add("knative", command, fed.env(), int(fed.settings["CONSUMER_PORT"])).ready()
+    task_id, value = task_record()
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-type": "dev.knative.kafka.event",
+        "ce-source": f"/apis/v1/namespaces/images/kafkasources/tasks#{fed.prefix}.online_task",
+        "ce-id": "partition:0/offset:0",
+        "ce-time": "2026-11-24T10:15:30.123Z",
+        "content-type": "application/json",
+    }
+    for _ in range(2):
+        assert httpx.post(part.url, content=value, headers=headers, timeout=60).status_code == 204
+    found = await outcome(fed, task_id, monkeypatch)
+    assert found is not None
+    assert (found.status, found.attempt) == ("completed", 1)
+    part.signal(signal.SIGTERM)
+    assert part.process is not None
+    assert part.process.wait(20) == 0
+
+
+async def test_a_lambda_call_ends_its_tasks_and_a_warm_second_one_makes_nothing_twice(
+    fed: Stack, monkeypatch: pytest.MonkeyPatch
+):
+    task_id, value = task_record()
+    lane = f"{fed.prefix}.online_task"
+    record = {
+        "topic": lane,
+        "partition": 0,
+        "offset": 0,
+        "timestamp": 1795515330123,
+        "timestampType": "CREATE_TIME",
+        "key": base64.b64encode(b"sd-mini").decode(),
+        "value": base64.b64encode(value).decode(),
+        "headers": [],
+    }
+    event = {"eventSource": "SelfManagedKafka", "bootstrapServers": fed.bootstrap, "records": {f"{lane}-0": [record]}}
+    done = subprocess.run(
+        [sys.executable, "-c", CALL], cwd=ROOT, env=fed.env(), input=json.dumps(event), text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert answers == ['{"batchItemFailures": []}'] * 2
+    found = await outcome(fed, task_id, monkeypatch)
+    assert found is not None
+    assert (found.status, found.attempt) == ("completed", 1)
