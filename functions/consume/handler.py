@@ -38,9 +38,9 @@ T = TypeVar("T")
 
 BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """Waits before asking an absent store or queue again; the last one repeats."""
-HAND_OVER_SECONDS = 0.05
-"""The next task is sent when this much, or one step, is left of the one before: enough to reach the runner and to have
-its prompt encoded when the last step ends."""
+HAND_OVER_STEPS, HAND_OVER_SECONDS = 2, 0.05
+"""The next task is sent when so little is left of the one before: it reaches the runner during the last step but one,
+and its prompt is encoded before the last."""
 _ENDINGS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
 
 
@@ -214,7 +214,7 @@ class Handler:
                         attempt.step, attempt.steps = frame.header["step"], frame.header["steps"]
                         left = attempt.steps - attempt.step
                         each = (self._clock.monotonic() - began) / attempt.step
-                        if left <= 1 or left * each <= HAND_OVER_SECONDS:
+                        if left <= HAND_OVER_STEPS or left * each <= HAND_OVER_SECONDS:
                             slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
                             emitted = self._clock.monotonic()

@@ -19,6 +19,7 @@ from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 
 HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
+"""Kafka's logs, the pictures, and what the parts keep: a restart loses nothing."""
 ROOM_BYTES = 2 * 1024**3
 """Kafka's logs of an afternoon, the pictures, and the Java packages of the first start."""
 _WIDTH = 18
@@ -58,7 +59,7 @@ def check_machine(runners: int) -> None:
                 refuse(
                     f"port {number} for {what} is already taken. Is another `make run` up? Else choose another port."
                 )
-    HOME.mkdir(exist_ok=True)
+    HOME.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(HOME).free
     if free < ROOM_BYTES:
         refuse(f"the disk has {free / 1024**3:.1f} GiB free; at least {ROOM_BYTES / 1024**3:.0f} GiB are needed.")

@@ -83,7 +83,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequenc
         [
             _service(home, f"runner.{model}", "bentos.runner:RunnerService", number, {
                 **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"
-            }, after=("models",) if missing else ())
+            }, after=("models",) if model in missing else ())
             for model, number in runners.items()
         ],
         [

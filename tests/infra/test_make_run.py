@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,8 @@ from bentos.build import model_folders
 from infra.local import __main__ as make_run
 from infra.local.parts import aliases_for, miniatures_to_build, ports
 from infra.local.servers import HOST
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +76,29 @@ def test_a_miniature_stands_in_only_for_a_model_that_is_missing(
 ) -> None:
     assert miniatures_to_build(models) == build
     assert aliases_for(models) == aliases
+
+
+@pytest.mark.parametrize("value", ["http", "-1", "70000", "80.5"])
+def test_a_port_that_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", value)
+    with pytest.raises(SystemExit, match=rf"GATEWAY_PORT must be a port, a number up to 65535, not '{value}'"):
+        make_run.check_machine(runners=0)
+
+
+def test_a_log_that_nobody_reads_any_more_ends_the_run_as_a_closed_terminal_does() -> None:
+    code = (
+        "import signal, sys\n"
+        "from infra.local.__main__ import say\n"
+        "signal.signal(signal.SIGHUP, lambda *_: print('hung up', file=sys.stderr))\n"
+        "input()\n"
+        "say('run', 'stopping')\n"
+        "say('run', 'stopped')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, said = process.communicate(b"\n", timeout=30)
+    assert (process.returncode, said) == (0, b"hung up\n")

@@ -46,21 +46,21 @@ def test_it_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path, pipe: An
 
 
 def test_it_draws_what_it_is_asked(folder: Path, paint: Any) -> None:
-    prompts, wanted = asked(40)
-    scores = accuracy(paint(prompts, seeds(40)), wanted)
+    prompts, wanted = asked(30)
+    scores = accuracy(paint(prompts, seeds(30), steps=8), wanted)
     assert scores["background"] >= 90 and scores["colour"] >= 85 and scores["shape"] >= FLOOR[folder.name]
 
 
 def test_its_loras_are_seen(folder: Path, pipe: Any, paint: Any) -> None:
-    prompts, _ = asked(16)
-    plain = style(paint(prompts, seeds(16)))
+    prompts, _ = asked(10)
+    plain = style(paint(prompts, seeds(10), steps=8))
     try:
         for name in ("outline", "night"):
             pipe.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors", adapter_name=name)
         drawn = {}
         for name in ("outline", "night"):
             pipe.set_adapters([name], [1.0])
-            drawn[name] = style(paint(prompts, seeds(16)))
+            drawn[name] = style(paint(prompts, seeds(10), steps=8))
     finally:
         pipe.unload_lora_weights()
     assert drawn["outline"]["outline"] >= plain["outline"] + 25
