@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from runners import encoding, previews
-from runners.families.sample import Conditioning, Sample, all_finite
+from runners.families.sample import Sample, all_finite
 from runners.families.schedulers import SAMPLERS
 from runners.loading import Model
 from runners.loras import LoraSet, lora_set
@@ -42,7 +42,6 @@ class Job:
     emit: Emit
     submitted: float
     loras: LoraSet
-    conditioning: Conditioning | None = None
     samples: dict[int, Sample] = field(default_factory=dict)
     began: float | None = None
     encoding_seconds: float = 0.0
@@ -140,7 +139,7 @@ class Engine:
         group = self._next_group()
         if group:
             self._step(group)
-        self._encode_ahead()
+        self._prepare_ahead()
 
     def _drop(self) -> None:
         with self._change:
@@ -164,27 +163,28 @@ class Engine:
             self._guard(job, self._begin)
 
     def _begin(self, job: Job) -> None:
-        self._encode(job)
-        assert job.conditioning is not None
+        self._prepare(job)
         job.began = self._now()
-        request = job.request
-        for index in range(request.num_images):
-            seed = (request.seed + index) % _MAX_SEED
-            job.samples[index] = self.model.family.begin(request, job.conditioning, seed)
-        job.undelivered = request.num_images
         job.emit("started", queued_seconds=round(job.began - job.submitted, 6))
 
-    def _encode_ahead(self) -> None:
-        job = next((job for job in self._waiting if job.conditioning is None), None)
+    def _prepare_ahead(self) -> None:
+        """What a waiting job needs before its first step is made while others step, so that it joins without a gap."""
+        job = next((job for job in self._waiting if not job.samples), None)
         if job is not None:
-            self._guard(job, self._encode)
+            self._guard(job, self._prepare)
 
-    def _encode(self, job: Job) -> None:
-        if job.conditioning is None:
-            began = self._now()
-            self.model.adapters.activate(job.loras)
-            job.conditioning = self.model.family.encode(job.request)
-            job.encoding_seconds = self._now() - began
+    def _prepare(self, job: Job) -> None:
+        if job.samples:
+            return
+        began = self._now()
+        request = job.request
+        self.model.adapters.activate(job.loras)
+        conditioning = self.model.family.encode(request)
+        for index in range(request.num_images):
+            seed = (request.seed + index) % _MAX_SEED
+            job.samples[index] = self.model.family.begin(request, conditioning, seed)
+        job.undelivered = request.num_images
+        job.encoding_seconds = self._now() - began
 
     def _next_group(self) -> list[tuple[Job, int, Sample]]:
         """The samples that may share a forward, of the group that has waited longest."""
