@@ -125,7 +125,7 @@ class _Reader:
         while not self._stop.is_set():
             try:
                 return call()
-            except KafkaException as error:
+            except (KafkaException, TimeoutError) as error:  # TimeoutError: a future of the admin client's
                 log.debug("kafka did not answer: %s", error)
                 self._stop.wait(0.5)
         raise SystemExit

@@ -125,11 +125,13 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
         accept = request.headers.get("accept", "")
         picture = seconds is not None and wants_image(accept, CONTENT_TYPES[parsed.image_params.format or "png"])
-        known = await submit(parsed, request.headers.get("idempotency-key"), traceparent(request.headers))
+        key = request.headers.get("idempotency-key")
+        known = await submit(parsed, key, traceparent(request.headers))
         task_id = known.task.task_id
         headers = {"Location": f"{settings.public_url}/check_status/{task_id}"}
         if seconds is None:
-            return answer(known, 200 if known.state.ended else 202, **headers)
+            # A small picture may be done before its own 202 is: only a repeated request is told the end with a 200.
+            return answer(known, 200 if key is not None and known.state.ended else 202, **headers)
         headers["Preference-Applied"] = f"wait={seconds:g}"
         if not known.state.ended:
             known = await status.wait(task_id, seconds)

@@ -108,7 +108,10 @@ class Dispatcher:
                 self._task_read(change)
             case EventRead():
                 self._event_read(change)
-            case Unreadable():
+            case Unreadable(record=record):
+                if record.kind == "task":
+                    # Now, not in `_bury`: a later offset, once opened, would let this one pass.
+                    self._watermarks[record.place.topic, record.place.partition].opened(record.place.offset)
                 self._spawn(self._bury(change))
             case CardRead():
                 return
@@ -257,13 +260,9 @@ class Dispatcher:
             self._ending.discard(task.task_id)
 
     async def _bury(self, change: Unreadable) -> None:
-        place = change.record.place
-        watermark = self._watermarks[place.topic, place.partition] if change.record.kind == "task" else None
-        if watermark is not None:
-            watermark.opened(place.offset)
         await self._handler.bury(change.record, change.reason)
-        if watermark is not None:
-            self._close([place])
+        if change.record.kind == "task":
+            self._close([change.record.place])
 
     async def _ring(self) -> None:
         async for kind, task_id in self._alarms.ring():

@@ -43,6 +43,8 @@ def port(name: str, default: int) -> int:
 def ports(runners: int) -> dict[str, int]:
     """Every port that must be free, by what it is for."""
     first = port("FIRST_RUNNER_PORT", FIRST_RUNNER_PORT)
+    if first + runners - 1 > 65535:
+        raise ValueError(f"FIRST_RUNNER_PORT must leave room for {runners} ports up to 65535, not be {first}.")
     return {
         "the gateway (GATEWAY_PORT)": port("GATEWAY_PORT", GATEWAY_PORT),
         "the consumer (CONSUMER_PORT)": port("CONSUMER_PORT", CONSUMER_PORT),

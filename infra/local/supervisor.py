@@ -112,10 +112,9 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        # Not `manage_watchers`: it ends everything while any part has no process, as before its start.
+        # Only this half of circus' own `manage_watchers`: the other forgets a process that ends between the two, and ends
+        # everything while any part has no process.
         self._arbiter.reap_processes()
-        for watcher in self._watchers.values():
-            await watcher.manage_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
                 raise PartDied(name, f"with exit code {code}", self._last[name])

@@ -146,3 +146,10 @@ async def test_a_part_that_ignores_sigterm_is_killed_after_its_grace() -> None:
         await supervisor.start()
         began = time.monotonic()
     assert time.monotonic() - began < 5
+
+
+async def test_no_end_goes_unseen_however_many_jobs_end_at_once() -> None:
+    names = [f"job {n}" for n in range(60)]
+    async with supervised(Heard(), [[Part(name, ("true",)) for name in names]]) as supervisor:
+        async with asyncio.timeout(30):
+            assert set(await supervisor.start()) == set(names)
