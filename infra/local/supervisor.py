@@ -112,8 +112,8 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        # Only this half of circus' own `manage_watchers`: the other forgets a process that ends between the two, and ends
-        # everything while any part has no process.
+        # Only this half of circus' own `manage_watchers`: the other forgets a process that ends between the two,
+        # and ends everything while any part has no process.
         self._arbiter.reap_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
