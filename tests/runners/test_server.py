@@ -220,3 +220,16 @@ def test_a_quantized_runner_says_so_and_still_draws(cache: Path) -> None:
     engine = Engine(model, monotonic)
     warm_up(engine, [warm_up_request(model, 2)])
     engine.close(5)
+
+
+def test_a_runner_that_still_loads_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi.testclient import TestClient
+
+    from runners.server import Runner
+
+    monkeypatch.setattr(Runner, "start", lambda self, failed: None)
+    settings = Settings(model_name="sd-mini", model_cache_dir=cache)  # type: ignore[call-arg]
+    with TestClient(build_app(inspect(cache, "sd-mini"), settings)) as client:
+        for answer in (client.post("/run", json=body()), client.get("/card"), client.get("/readyz")):
+            assert (answer.status_code, answer.json()["code"]) == (503, "runner_loading")
+        assert client.get("/livez").status_code == 200
