@@ -65,7 +65,12 @@ class TaskRecord(GenerateRequest):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     task_id: TaskId
-    created_at: float | None = Field(default=None, description="Unix seconds; default: the record's timestamp.")
+    created_at: float | None = Field(
+        default=None,
+        ge=0,
+        le=253_402_300_799,
+        description="Unix seconds, to the end of the year 9999; default: the record's timestamp.",
+    )
     alias: str | None = Field(default=None, description="The other name of the model it was asked for by.")
     fingerprint: str | None = None
     traceparent: str | None = None

@@ -1,6 +1,8 @@
 """A real Kafka and a real S3 server for the whole suite, on free ports, started by the first test that asks."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -34,15 +36,15 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on just now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports in a row that nobody listens on just now, below those the system gives to outgoing connections."""
+    while True:
+        first = random.randrange(15_000, 32_000 - count)
+        ports = list(range(first, first + count))
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in ports:
+                probe = held.enter_context(socket.socket())
+                probe.bind((HOST, port))
+            return ports
 
 
 @contextmanager

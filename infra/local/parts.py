@@ -1,9 +1,11 @@
 """Every process of `make run` as a table: command, what it needs, how it says that it is ready."""
 
+import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from config.settings import Settings
@@ -98,7 +100,13 @@ def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequenc
                 grace=4,
             )
         ],
-        [_service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",))],
+        [
+            replace(
+                _service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",)),
+                # Ready means that the first curl works: every model must have reached the gateway.
+                ready=_offers(gateway_port, runners),
+            )
+        ],
     ]  # fmt: skip
 
 
@@ -114,6 +122,18 @@ def _service(
     command = f"python -m bentoml serve {service} --host {HOST} --port {number} --timeout-keep-alive 75"
     env = {**env, "BENTOML_HOME": str(bentoml_home)}
     return Part(name, tuple(command.split()), env, after=after, ready=_answers(number), grace=3, by_worker=True)
+
+
+def _offers(number: int, models: Collection[str]) -> Callable[[], bool]:
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{number}/models", timeout=2) as answer:
+                offered = {entry["model_name"] for entry in json.load(answer)["models"] if entry["runners"]}
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            return False
+        return set(models) <= offered and _answers(number)()
+
+    return ready
 
 
 def _answers(number: int) -> Callable[[], bool]:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,10 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.conftest import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90.0
-
-
-def free_port() -> int:
-    """A port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
@@ -146,7 +140,7 @@ class Stack:
 
     def consumer(self, *runners: Part, **more: str) -> Part:
         """A consumer that feeds these runners, started, not waited for."""
-        port = free_port()
+        port = free_ports(1)[0]
         env = self.env(
             RUNNER_URLS=",".join(runner.url for runner in runners),
             CONSUMER_PORT=str(port),
@@ -156,7 +150,7 @@ class Stack:
         return self._add("consumer", [sys.executable, "-m", "functions.consume"], env, port)
 
     def _serve(self, name: str, service: str, **more: str) -> Part:
-        port = free_port()
+        port = free_ports(1)[0]
         home = self.folder / f"bentoml-{port}"
         home.mkdir(parents=True)
         env = self.env(BENTOML_HOME=str(home), LOG_DIR=str(self.folder / "logs"), **more)

@@ -15,7 +15,8 @@ import pytest
 from adapters.s3_store import S3Store
 from config.settings import Settings
 from tasks.events import Outcome
-from tests.e2e.stack import ROOT, Part, Stack, free_port
+from tests.conftest import free_ports
+from tests.e2e.stack import ROOT, Part, Stack
 
 CALL = """
 import json, sys
@@ -32,7 +33,11 @@ def fed(stack: Stack, sd_runner: Part, tmp_path: Path) -> Iterator[Stack]:
     """A namespace no consumer of ours reads, and the same runner."""
     sd_runner.ready()
     fed = Stack(stack.bootstrap, stack.s3_env, stack.models, tmp_path)
-    fed.settings = {"RUNNER_URLS": sd_runner.url, "LOG_DIR": str(tmp_path / "logs"), "CONSUMER_PORT": str(free_port())}
+    fed.settings = {
+        "RUNNER_URLS": sd_runner.url,
+        "LOG_DIR": str(tmp_path / "logs"),
+        "CONSUMER_PORT": str(free_ports(1)[0]),
+    }
     fed.provision()
     with fed.running():
         yield fed

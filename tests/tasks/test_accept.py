@@ -120,3 +120,13 @@ def test_a_model_without_negative_prompts_refuses_one():
     with pytest.raises(TaskError) as refused:
         accepted(CARD.model_copy(update={"negative_prompt": False}), negative_prompt="blurry")
     assert refused.value.code() == "negative_prompt_not_supported"
+
+
+@pytest.mark.parametrize("created_at", [-1, 1.8e12, float("nan")])
+def test_a_record_from_no_time_we_can_tell_is_not_read(created_at: float):
+    from pydantic import ValidationError
+
+    from tasks.task import TaskRecord
+
+    with pytest.raises(ValidationError):
+        TaskRecord.model_validate({"task_id": TASK_ID, "model_name": "m", "prompt": "p", "created_at": created_at})
