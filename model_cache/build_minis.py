@@ -3,6 +3,8 @@ every line but look at no picture. `python -m model_cache.build_minis [--into FO
 
 import argparse
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -21,13 +23,18 @@ LORAS = ("night", "outline")
 def build_minis(into: Path) -> list[str]:
     """Make the miniatures that `into` lacks; their names."""
     logging.set_verbosity_error()
+    into.mkdir(parents=True, exist_ok=True)
     made = [name for name in SHAPES if not (into / name / "model_index.json").exists()]
     for seed, name in enumerate(made):
         torch.manual_seed(seed)
         vae = VaeTrainee(*SHAPES[name]).vae.eval()
         if name == "flux-mini":
             vae.register_to_config(shift_factor=0.1)
-        _write(sd if name == "sd-mini" else flux, vae, into / name)
+        # Beside its place and then moved there: what a cut-off build leaves must not look like a model.
+        with tempfile.TemporaryDirectory(prefix=".mini-", dir=into) as beside:
+            _write(sd if name == "sd-mini" else flux, vae, Path(beside) / name)
+            shutil.rmtree(into / name, ignore_errors=True)
+            (Path(beside) / name).rename(into / name)
     return made
 
 

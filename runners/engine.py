@@ -23,7 +23,7 @@ from runners.loading import Model
 from runners.loras import LoraSet, lora_set
 from tasks.errors import BrokenPicture, GenerationFailed, OutOfMemory, RanTooLong, RunnerBusy, RunnerLoading, TaskError
 from tasks.run import RunRequest
-from tasks.task import CONTENT_TYPES
+from tasks.task import CONTENT_TYPES, MAX_SEED
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ Emit = Callable[..., None]
 """(kind, payload=b"", **header): called from the engine's threads."""
 _SMOOTHING = 0.1
 """Weight of the newest tick in the moving average of the speed."""
-_MAX_SEED = 2**63
 
 
 @dataclass(eq=False)
@@ -181,7 +180,7 @@ class Engine:
         self.model.adapters.activate(job.loras)
         conditioning = self.model.family.encode(request)
         for index in range(request.num_images):
-            seed = (request.seed + index) % _MAX_SEED
+            seed = (request.seed + index) % (MAX_SEED + 1)
             job.samples[index] = self.model.family.begin(request, conditioning, seed)
         job.undelivered = request.num_images
         job.encoding_seconds = self._now() - began
@@ -258,7 +257,7 @@ class Engine:
     def _deliver(self, job: Job, index: int, image: Any, steps: int) -> None:
         try:
             request = job.request
-            seed = (request.seed + index) % _MAX_SEED
+            seed = (request.seed + index) % (MAX_SEED + 1)
             sampler = SAMPLERS.get(request.scheduler)
             told = encoding.parameters(request, seed, sampler.label if sampler else request.scheduler, request.steps)
             data = encoding.encode(image, request, seed, told, self.model.acceleration)

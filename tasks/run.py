@@ -1,6 +1,6 @@
 """What the consumer and a runner say to each other: the request, and the card that says what a runner can do."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,3 @@ class RunnerCard(BaseModel):
     def cost(self, width: int, height: int, steps: int, num_images: int) -> float:
         """Estimated GPU seconds of a task: steps x megapixels x the measured rate."""
         return num_images * steps * width * height / 1e6 * self.seconds_per_megapixel_step
-
-
-FrameKind = Literal["accepted", "started", "step", "preview", "image", "error", "end"]
