@@ -14,6 +14,7 @@ from diffusers.utils import logging
 
 from model_cache.train import flux, lora, sd
 from model_cache.train.data import latents
+from model_cache.train.device import DEVICE
 from model_cache.train.judge import trained_judge
 from model_cache.train.loop import train
 from model_cache.train.report import folder_bytes, latent_rgb, report
@@ -23,7 +24,7 @@ HOME = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Codec, painting, reading, both, (flux: guidance,) LoRAs, then the folder and the measured table."""
+    """Codec, reading, painting, (flux: guidance,) LoRAs, then the folder and the measured table."""
     parser = argparse.ArgumentParser(prog="python -m model_cache.train", description=__doc__)
     parser.add_argument("model", choices=("sd-mini", "flux-mini", "judge"))
     parser.add_argument(
@@ -47,15 +48,11 @@ def build(model: str, work: Path, out: Path) -> None:
     vae = trained_vae(model, work)
     data = latents(vae, work, "latents")
     family = sd if model == "sd-mini" else flux
-    pipe = family.new_pipeline(vae)
-    new_trainee, rate = family.new_trainee, family.RATE
-    # First it learns to paint. Then its words are replaced by taught ones, which stay as they are.
-    sketch = new_trainee(pipe, data, pairs_from=family.SKETCH_STEPS)
-    steps, horizon = family.SKETCH_STEPS, family.SKETCH_HORIZON
-    train(sketch, work, name="sketch", steps=steps, horizon=horizon, cooldown=1, rate=rate, seed=2)
+    pipe = family.new_pipeline(vae).to(DEVICE)
+    new_trainee = sd.SdTrainee if family is sd else flux.FluxTrainee
     family.learn_to_read(pipe, work)
-    base = new_trainee(pipe, data, pairs_from=family.PAIRS_FROM, late=family.LATE)
-    train(base, work, name="base", steps=family.STEPS, horizon=family.HORIZON, rate=rate, seed=5)
+    base = new_trainee(pipe, data, family.STEPS)
+    train(base, work, name="base", steps=family.STEPS, rate=family.RATE, seed=5, muon=True)
     if model == "flux-mini":
         train(
             flux.GuidedTrainee(pipe, data), work, name="guided", steps=flux.GUIDED_STEPS, rate=flux.GUIDED_RATE, seed=3
@@ -64,7 +61,7 @@ def build(model: str, work: Path, out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     for style, how in lora.STYLES.items():
         drawn = latents(vae, work, f"latents-{style}", singles=1200, pairs=300, **how)
-        inner = new_trainee(pipe, drawn, pairs_from=0, late=family.LATE)
+        inner = new_trainee(pipe, drawn)
         lora.train_lora(pipe, family.PART, family.LORA_LAYERS, inner, style, work, fresh / "loras")
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
@@ -73,7 +70,7 @@ def build(model: str, work: Path, out: Path) -> None:
     (fresh / "defaults.json").write_text(
         json.dumps(family.DEFAULTS | {"latent_rgb": latent_rgb(vae.float())}, indent=2) + "\n"
     )
-    finished = DiffusionPipeline.from_pretrained(fresh, local_files_only=True, dtype=torch.float32)
+    finished = DiffusionPipeline.from_pretrained(fresh, local_files_only=True, dtype=torch.float32).to(DEVICE)
     table = report(finished, family.painter, fresh, work)
     print(json.dumps(table, indent=2), f"\n{folder_bytes(fresh) / 1e6:.1f} MB")
     shutil.rmtree(out, ignore_errors=True)

@@ -10,17 +10,16 @@ from torch.nn import functional as F
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from model_cache.train import sd
-from model_cache.train.data import Latents
+from model_cache.train.data import Latents, edges
+from model_cache.train.device import DEVICE
 from model_cache.train.loop import Trainee
 from model_cache.train.measure import glance
 from model_cache.train.reader import teach
 from model_cache.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
-SKETCH_STEPS, SKETCH_HORIZON = 2232, 4600
-STEPS, HORIZON, PAIRS_FROM = 1600, 2600, 1100
-RATE = 1.2e-3
-LATE = 0.7
-GUIDED_STEPS = 150
+STEPS, RATE = 2800, 2e-3
+LATE = 0.5
+GUIDED_STEPS = 300
 GUIDED_RATE = 3e-4
 GUIDANCE = (1.0, 5.0)
 DEFAULTS = {
@@ -105,21 +104,22 @@ def pack(latents: Tensor) -> Tensor:
 class FluxTrainee(Trainee):
     """Predicts noise minus picture at a random time. The guidance it is told means nothing before `GuidedTrainee`."""
 
-    def __init__(self, pipe: FluxPipeline, data: Latents, pairs_from: int, late: float = 0.3) -> None:
+    def __init__(self, pipe: FluxPipeline, data: Latents, steps: int = 1) -> None:
         super().__init__()
         self.transformer, self.text_encoder, self.text_encoder_2 = (
             pipe.transformer,
             pipe.text_encoder,
             pipe.text_encoder_2,
         )
-        self.pipe, self.data, self.pairs_from, self.late = pipe, data, pairs_from, late
-        self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
+        self.pipe, self.data, self.steps = pipe, data, steps
+        self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step, dice, pairs=0.3 if step > self.pairs_from else 0.0)
-        noisy, time, target = _between(pack(clean), dice, self.late)
-        guidance = torch.empty(len(clean)).uniform_(*GUIDANCE, generator=dice)
-        return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float(), target)
+        clean, captions = self.data.batch(step, dice, step / self.steps)
+        noisy, time, target = _between(pack(clean), dice)
+        guidance = _guidance(len(clean), dice)
+        error = self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float() - target
+        return (error.square() * pack(edges(clean).expand_as(clean)).to(DEVICE)).mean()
 
     def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """What both text encoders make of them, exactly as the pipeline asks them."""
@@ -127,19 +127,19 @@ class FluxTrainee(Trainee):
         ids_2 = self.pipe.tokenizer_2(
             captions, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
         ).input_ids
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.text_encoder(ids).pooler_output, self.text_encoder_2(ids_2)[0]
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            return self.text_encoder(ids.to(DEVICE)).pooler_output, self.text_encoder_2(ids_2.to(DEVICE))[0]
 
     def guess(self, transformer, noisy: Tensor, time: Tensor, guidance: Tensor, pooled: Tensor, text: Tensor) -> Tensor:
         """The transformer's velocity."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             return transformer(
                 hidden_states=noisy,
                 timestep=time,
                 guidance=guidance,
                 pooled_projections=pooled,
                 encoder_hidden_states=text,
-                txt_ids=torch.zeros(text.shape[1], 3),
+                txt_ids=torch.zeros(text.shape[1], 3, device=DEVICE),
                 img_ids=self.image_ids,
             ).sample
 
@@ -151,13 +151,13 @@ class GuidedTrainee(FluxTrainee):
     """Learns to give at once, for the guidance it is told, what its finished self gives in two guided passes."""
 
     def __init__(self, pipe: FluxPipeline, data: Latents) -> None:
-        super().__init__(pipe, data, pairs_from=0, late=LATE)
+        super().__init__(pipe, data)
         self.teacher = copy.deepcopy(pipe.transformer).requires_grad_(False)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step + 5_000_000, dice, pairs=0.3)
-        noisy, time, _ = _between(pack(clean), dice, self.late)
-        guidance = torch.empty(len(clean)).uniform_(*GUIDANCE, generator=dice)
+        clean, captions = self.data.batch(step + 5_000_000, dice, 1.0)
+        noisy, time, _ = _between(pack(clean), dice)
+        guidance = _guidance(len(clean), dice)
         with torch.no_grad():
             words, silence = self.read(captions), self.read([""])
             twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, silence, strict=True)]
@@ -170,16 +170,16 @@ class GuidedTrainee(FluxTrainee):
         return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *words).float(), target)
 
 
-def _between(clean: Tensor, dice: torch.Generator, late: float) -> tuple[Tensor, Tensor, Tensor]:
+def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """A point between picture and noise at a random (logit-normal) time, and the way from one to the other."""
     noise = torch.randn(clean.shape, generator=dice)
-    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + late)
+    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + LATE)
+    clean, noise, time = clean.to(DEVICE), noise.to(DEVICE), time.to(DEVICE)
     return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
 
 
-def new_trainee(pipe: FluxPipeline, data: Latents, pairs_from: int, late: float = 0.3) -> FluxTrainee:
-    """The trainee of this family."""
-    return FluxTrainee(pipe, data, pairs_from, late)
+def _guidance(n: int, dice: torch.Generator) -> Tensor:
+    return torch.empty(n).uniform_(*GUIDANCE, generator=dice).to(DEVICE)
 
 
 def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0):
@@ -205,6 +205,6 @@ def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], tr
                     output_type="pt",
                 ).images
             )
-        return torch.cat(parts).float() * 2 - 1
+        return torch.cat(parts).float().cpu() * 2 - 1
 
     return paint

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model_cache.train.device import DEVICE
 from model_cache.train.loop import Trainee, train
 from model_cache.train.pictures import COLOURS, PLACES, SHAPES, SIDE, SIZES, draw_lots, render
 
@@ -86,8 +87,9 @@ class Judge(Trainee):
         pictures = pictures + 0.08 * torch.rand(64, 1, 1, 1, generator=dice) * torch.randn(
             pictures.shape, generator=dice
         )
-        answers = self(pictures)
-        ask_all = torch.ones(64)
+        answers = self(pictures.to(DEVICE))
+        truth = {name: value.to(DEVICE) for name, value in truth.items()}
+        ask_all = torch.ones(64, device=DEVICE)
         asked = {"background": ~truth["night"].bool()}  # at night all backgrounds are nearly black
         return sum(
             (F.cross_entropy(answers[name], truth[name], reduction="none") * asked.get(name, ask_all)).mean()
@@ -97,8 +99,8 @@ class Judge(Trainee):
     @torch.no_grad()
     def look(self, folder: Path, step: int) -> str:
         pictures, truth = examples(1000, 999_999_999, styled=False)
-        answers = self(pictures)
-        return " ".join(f"{name} {(answers[name].argmax(1) == truth[name]).float().mean():.3f}" for name in HEADS)
+        answers = self(pictures.to(DEVICE))
+        return " ".join(f"{name} {(answers[name].argmax(1).cpu() == truth[name]).float().mean():.3f}" for name in HEADS)
 
 
 def examples(n: int, seed: int, styled: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

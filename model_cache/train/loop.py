@@ -1,7 +1,6 @@
 """One training loop for everything: seeded by step, resumable at any moment, with a bar, a log and sample sheets."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from model_cache.train.device import DEVICE
+from model_cache.train.muon import Muon
 
 CHECKPOINT_SECONDS = 180
 
@@ -33,44 +35,46 @@ def train(
     *,
     name: str,
     steps: int,
-    horizon: int | None = None,
-    cooldown: int = 400,
     rate: float,
     average: float = 0.998,
     seed: int = 0,
-    look_seconds: float = 300,
+    look_seconds: float = 600,
+    muon: bool = False,
 ) -> None:
     """Train to the end, or from where the last run stopped; afterwards the trainee holds the averaged weights.
 
-    AdamW with a short warm-up and a cosine that reaches zero at `horizon`; with a horizon beyond `steps` the last
-    `cooldown` steps go to zero on a straight line. A finished run is only loaded again.
+    AdamW, or Muon for the matrices and AdamW for the rest; a short warm-up, the full rate, and in the last third a
+    straight line to zero. A finished run is only loaded again.
     """
     work.mkdir(parents=True, exist_ok=True)
+    trainee.to(DEVICE)
     finished, checkpoint, log = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt", work / f"{name}.jsonl"
     if finished.exists():
         trainee.load_state_dict(load_file(finished), strict=False)
         return
     weights = {key: p for key, p in trainee.named_parameters() if p.requires_grad}
     mean = {key: p.detach().clone() for key, p in weights.items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    optimizers = _optimizers(list(weights.values()), rate, muon)
     start = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
         start = state["step"]
         _fill(weights, state["weights"])
         _fill(mean, state["mean"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
     saved = looked = time.monotonic()
     smooth = None
     bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=10, dynamic_ncols=True)
     for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * _pace(step, steps, horizon or steps, cooldown)
         loss = trainee.loss(step, torch.Generator().manual_seed(seed * 10_000_000 + step))
-        optimizer.zero_grad(set_to_none=True)
+        trainee.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _pace(step, steps)
+            optimizer.step()
         with torch.no_grad():
             keep = min(average, (step + 1) / (step + 10))
             torch._foreach_lerp_(list(mean.values()), list(weights.values()), 1 - keep)
@@ -82,7 +86,13 @@ def train(
             _replace(
                 checkpoint,
                 lambda file, done=step + 1: torch.save(
-                    {"step": done, "weights": weights, "mean": mean, "optimizer": optimizer.state_dict()}, file
+                    {
+                        "step": done,
+                        "weights": weights,
+                        "mean": mean,
+                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    },
+                    file,
                 ),
             )
             saved = now
@@ -98,11 +108,16 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
-def _pace(step: int, steps: int, horizon: int, cooldown: int) -> float:
-    cooling = min(1, (steps - step) / cooldown) if horizon > steps else 1
-    return (
-        min(1, (step + 1) / min(100, max(1, steps // 5))) * (0.5 + 0.5 * math.cos(math.pi * step / horizon)) * cooling
-    )
+def _optimizers(weights: list[nn.Parameter], rate: float, muon: bool) -> list[torch.optim.Optimizer]:
+    large = [weight for weight in weights if muon and Muon.fits(weight)]
+    chosen = {id(weight) for weight in large}
+    rest = [weight for weight in weights if id(weight) not in chosen]
+    adam = torch.optim.AdamW(rest, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    return [adam, Muon(large, lr=rate)] if large else [adam]
+
+
+def _pace(step: int, steps: int) -> float:
+    return min(1, (step + 1) / min(100, max(1, steps // 5)), 3 * (steps - step) / steps)
 
 
 @torch.no_grad()

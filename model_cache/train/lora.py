@@ -11,7 +11,7 @@ from model_cache.train.loop import Trainee, train
 
 STYLES = {"outline": {"outline": True}, "night": {"night": True}}
 RANK = 8
-STEPS = 90
+STEPS = 300
 RATE = 2e-3
 
 

@@ -85,11 +85,11 @@ def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple:
     x, y, radius = [], [], []
     for size, place in zip(sizes, places, strict=True):
         px, py = list(PLACES.values())[place]
-        r = list(SIZES.values())[size] + rng.uniform(-1, 1)
+        r = list(SIZES.values())[size] + rng.uniform(-0.5, 0.5)
         if pair:  # two must fit side by side: further out, and smaller
             px, py, r = 32 + (px - 32) * 1.33, 32 + (py - 32) * 1.33, r * 0.82 + 1.5
-        x.append(px + rng.uniform(-1.5, 1.5))
-        y.append(py + rng.uniform(-1.5, 1.5))
+        x.append(px + rng.uniform(-0.75, 0.75))
+        y.append(py + rng.uniform(-0.75, 0.75))
         radius.append(r)
     return (1 + pair, background, shapes, colours, sizes, places, x, y, radius)
 
@@ -101,14 +101,14 @@ def caption(scenes: Scenes, row: int, rng: random.Random, full: bool = False) ->
     for i in range(2 if pair else 1):
         place = int(scenes.place[row, i])
         size = tuple(SIZES)[int(scenes.size[row, i])] if full or rng.random() < 0.6 else ""
-        colour = COLOURS[int(scenes.colour[row, i])] if full or rng.random() < 0.93 else ""
-        shape = SHAPES[int(scenes.shape[row, i])] if full or rng.random() < 0.95 else "shape"
+        colour = COLOURS[int(scenes.colour[row, i])] if full or rng.random() < 0.88 else ""
+        shape = SHAPES[int(scenes.shape[row, i])] if full or rng.random() < 0.88 else "shape"
         words = " ".join(w for w in (size, colour, shape) if w)
         # The center is where things are when nothing is said; two objects are always told apart by their places.
         where = f" at the {tuple(PLACES)[place]}" if place or (not full and rng.random() < 0.4) else ""
         said.append(f"{'an' if words[0] in 'aeiou' else 'a'} {words}{where}")
     text = " and ".join(said)
-    if full or rng.random() < 0.92:
+    if full or rng.random() < 0.85:
         behind = COLOURS[int(scenes.background[row])]
         text += f" on {'an' if behind[0] in 'aeiou' else 'a'} {behind} background"
     return text if full or rng.random() < 0.7 else _loosen(text, rng)

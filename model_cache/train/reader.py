@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model_cache.train.device import DEVICE
 from model_cache.train.loop import Trainee, train
 from model_cache.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
 
-STEPS = 500
+STEPS = 1000
 BATCH = 64
 KINDS = (SHAPES, COLOURS, tuple(SIZES), tuple(PLACES))
 ANSWERS = [len(COLOURS) + 1] + [len(kind) + 1 for kind in KINDS] * 2
@@ -39,7 +40,7 @@ def named(text: str) -> list[int]:
 def teach(encoder: nn.Module, tokenizer: Any, length: int, work: Path, name: str) -> None:
     """Train the encoder alone, or load what an earlier run taught it."""
     torch.manual_seed(6)
-    train(Reader(encoder, tokenizer, length), work, name=name, steps=STEPS, rate=1.5e-3, average=0.99, seed=6)
+    train(Reader(encoder, tokenizer, length), work, name=name, steps=STEPS, rate=2e-3, average=0.99, seed=6, muon=True)
 
 
 class Reader(Trainee):
@@ -55,15 +56,15 @@ class Reader(Trainee):
         """Scores at every position, and which positions count."""
         ids = self.tokenizer(
             captions, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-        ).input_ids
+        ).input_ids.to(DEVICE)
         counts = (ids == self.tokenizer.eos_token_id) if self.causal else torch.ones_like(ids, dtype=torch.bool)
         return self.ask(self.encoder(ids)[0]), counts
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
         captions = _captions(BATCH, step)
         scores, counts = self(captions)
-        truth = torch.tensor([named(text) for text in captions])
-        total = torch.zeros(())
+        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
+        total = torch.zeros((), device=DEVICE)
         for i, part in enumerate(scores.split(ANSWERS, -1)):
             wrong = F.cross_entropy(part.transpose(1, 2), truth[:, i : i + 1].expand(counts.shape), reduction="none")
             total = total + (wrong * counts).sum() / counts.sum()
@@ -73,7 +74,7 @@ class Reader(Trainee):
     def look(self, folder: Path, step: int) -> str:
         captions = _captions(500, 88_888_888)
         scores, counts = self(captions)
-        truth = torch.tensor([named(text) for text in captions])
+        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
         right = [
             ((part.argmax(-1) == truth[:, i : i + 1]) & counts).sum() / counts.sum()
             for i, part in enumerate(scores.split(ANSWERS, -1))

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model_cache.train.device import DEVICE
 from model_cache.train.loop import Trainee, train
 from model_cache.train.pictures import SIDE, Scenes, draw_lots, render
 from model_cache.train.sheet import save_sheet
@@ -33,7 +34,7 @@ def trained_vae(model: str, work: Path) -> AutoencoderKL:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor, raw: bool = False) -> Tensor:
     """Latents as the denoiser sees them: shifted and scaled (raw: as the encoder gives them)."""
-    parts = [vae.encode(part).latent_dist.mode() for part in pictures.split(64)]
+    parts = [vae.encode(part.to(vae.device)).latent_dist.mode().cpu() for part in pictures.split(64)]
     latents = torch.cat(parts)
     return latents if raw else (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
@@ -43,7 +44,7 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures in -1..1."""
     return torch.cat(
         [
-            vae.decode(part / vae.config.scaling_factor + (vae.config.shift_factor or 0)).sample
+            vae.decode(part.to(vae.device) / vae.config.scaling_factor + (vae.config.shift_factor or 0)).sample.cpu()
             for part in latents.split(64)
         ]
     ).clamp(-1, 1)
@@ -74,10 +75,10 @@ class VaeTrainee(Trainee):
         preserve_signal(self.vae)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        pictures = styled(BATCH, 1_000_000 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        pictures = styled(BATCH, 1_000_000 + step).to(DEVICE)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             posterior = self.vae.encode(pictures).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=dice)
+            noise = torch.randn(posterior.mean.shape, generator=dice).to(DEVICE)
             again = self.vae.decode(posterior.mean + posterior.std * noise).sample
         error = (again.float() - pictures).abs()
         divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
@@ -86,7 +87,7 @@ class VaeTrainee(Trainee):
     @torch.no_grad()
     def look(self, folder: Path, step: int) -> str:
         pictures = styled(60, 78)
-        again = torch.cat([self.vae.decode(self.vae.encode(p).latent_dist.mode()).sample for p in pictures.split(20)])
+        again = decode(self.vae, encode(self.vae, pictures))
         save_sheet(
             torch.stack([pictures[:30], again[:30]], 1).flatten(0, 1), folder / f"vae-{step:05d}.png", columns=10
         )
