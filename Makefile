@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := tasks adapters config functions bentos infra runners
+MINUTES ?= 10
+KILLS ?= 200
+SEED ?= 7
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
@@ -15,6 +18,9 @@ run: $(STAMP) ## start everything on this machine: Kafka, S3, a runner per model
 
 test: $(STAMP) ## run the whole suite against a broker and a store of its own
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP) ## kill, stop and restart every part under load: MINUTES=10 KILLS=200 SEED=7
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
@@ -49,4 +55,4 @@ $(STAMP): requirements/dev.txt requirements/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
 	@touch $@
 
-.PHONY: help run test check fmt bench build docs lock clean
+.PHONY: help run test soak check fmt bench build docs lock clean

@@ -56,6 +56,12 @@ class ManualClock:
         self._elapsed = end
         await settle()
 
+    def stall(self, seconds: float) -> None:
+        """Turn the clock while everything stands still, as for a process that was stopped: who should have woken
+        meanwhile wakes with the next `advance`."""
+        self._elapsed += seconds
+        self._sleepers = sorted((max(at, self._elapsed), count, woken) for at, count, woken in self._sleepers)
+
 
 async def settle(turns: int = 50) -> None:
     """Let everything that is ready on the event loop run."""

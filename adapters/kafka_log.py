@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from adapters.kafka_client import Outage, client_config
 from adapters.kafka_reader import Follower, Owner
-from adapters.kafka_topics import partition_counts
+from adapters.kafka_topics import LARGEST, partition_counts
 from config.settings import Settings
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import Event, event_key
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _AUTOMATIC = -1
 _RETRY_AFTER = 2.0
 _FLUSH_SECONDS = 5.0
+_CUT = 64 * 1024
+_PROBE_SECONDS = 1.0
 
 
 class KafkaLog:
@@ -42,6 +44,7 @@ class KafkaLog:
                     "enable.idempotence": True,
                     "acks": "all",
                     "linger.ms": 0,
+                    "message.max.bytes": LARGEST,
                     "partitioner": "murmur2_random",
                     "message.timeout.ms": int(settings.kafka_timeout * 1000),
                     "topic.metadata.propagation.max.ms": 1000,
@@ -61,16 +64,27 @@ class KafkaLog:
 
     def _poll(self) -> None:
         # The first message of an idempotent producer would wait half a second for what this asks.
+        warm = False
         while not self._closed.is_set():
-            try:
-                self._producer.list_topics(timeout=0.5)
-                self._outage.works()
-                break
-            except KafkaException:
-                # Whoever appends meanwhile must still hear that it failed.
-                self._producer.poll(0)
-        while not self._closed.is_set():
+            if not warm or self._outage.doubted:
+                # While the brokers are known to be away nothing is appended that could tell that they are back.
+                warm = self._answers()
+            # Whoever appended must hear how it went, at all times.
             self._producer.poll(0.1)
+
+    def _answers(self) -> bool:
+        answers = self._outage.answers
+        try:
+            self._producer.list_topics(timeout=_PROBE_SECONDS)
+        except KafkaException:
+            self._outage.fails(answers)
+            return False
+        self._outage.works()
+        return True
+
+    def _refuse_while_away(self) -> None:
+        if self._outage.away:
+            raise QueueUnavailable(retry_after=_RETRY_AFTER)
 
     async def append_task(self, task: Task) -> Place:
         """See TaskLog."""
@@ -100,7 +114,8 @@ class KafkaLog:
         await self._append(self._settings.topic("models"), _AUTOMATIC, card.model, card.model_dump_json().encode())
 
     async def dead_letter(self, record: Record, reason: str) -> None:
-        """See TaskLog. The headers are those Spring's and Connect's dead letters carry."""
+        """See TaskLog. The headers are those Spring's and Connect's dead letters carry. Of a record that Kafka does not
+        take only the beginning is kept, and its size said."""
         about = {
             "kafka_dlt-exception-fqcn": "tasks.task.TaskRecord",
             "kafka_dlt-exception-message": reason,
@@ -110,8 +125,13 @@ class KafkaLog:
             "kafka_dlt-original-timestamp": str(int(record.timestamp * 1000)),
             "kafka_dlt-original-consumer-group": self._settings.kafka_group,
         }
-        headers = {**record.headers, **{name: value.encode() for name, value in about.items()}}
-        await self._append(self._settings.topic("dead_letter"), _AUTOMATIC, record.key, record.value, headers)
+        topic, ours = self._settings.topic("dead_letter"), {name: value.encode() for name, value in about.items()}
+        try:
+            await self._append(topic, _AUTOMATIC, record.key, record.value, {**record.headers, **ours})
+        except BodyTooLarge:
+            # What can be read may be larger than what can be written: Kafka's limits are on compressed bytes.
+            ours["kafka_dlt-original-size"] = str(len(record.value)).encode()
+            await self._append(topic, _AUTOMATIC, record.key[:_CUT], record.value[:_CUT], ours)
 
     def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """See TaskLog."""
@@ -132,6 +152,7 @@ class KafkaLog:
         topics = (*self._settings.lane_names, self.events_topic)
         timeout = self._settings.kafka_timeout
         loop = asyncio.get_running_loop()
+        self._refuse_while_away()
         try:
             counts = await loop.run_in_executor(None, partition_counts, self._admin, timeout)
             asked = {
@@ -165,6 +186,7 @@ class KafkaLog:
     async def _append(
         self, topic: str, partition: Partition, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
     ) -> Place:
+        self._refuse_while_away()
         loop = asyncio.get_running_loop()
         delivered: concurrent.futures.Future[Place] = concurrent.futures.Future()
         # A caller that gives up must not cancel it: setting it would then raise in the polling thread and end that.
@@ -172,6 +194,7 @@ class KafkaLog:
 
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is not None:
+                self._outage.error(error)
                 delivered.set_exception(KafkaException(error))
             else:
                 self._outage.works()
@@ -182,7 +205,12 @@ class KafkaLog:
             self._producer.produce(
                 topic, value, key, partition=partition, headers=dict(headers or {}), on_delivery=on_delivery
             )
-            return await asyncio.wrap_future(delivered, loop=loop)
+            # librdkafka's own limit is looked at once a second, and takes that long more.
+            async with asyncio.timeout(self._settings.kafka_timeout):
+                return await asyncio.wrap_future(delivered, loop=loop)
+        except TimeoutError as error:
+            self._outage.error(KafkaError(KafkaError._MSG_TIMED_OUT))
+            raise QueueUnavailable(retry_after=_RETRY_AFTER) from error
         except BufferError as error:
             raise QueueUnavailable("The queue's local buffer is full.", retry_after=_RETRY_AFTER) from error
         except KafkaException as error:

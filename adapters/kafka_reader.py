@@ -6,6 +6,7 @@ between thread and loop is the only back-pressure.
 
 import asyncio
 import bisect
+import contextlib
 import logging
 import threading
 import time
@@ -38,6 +39,13 @@ _HANDOVER_SECONDS = 10.0
 _COMMIT_SECONDS = 0.2
 _MARGIN_MS = 60_000
 """How far the clocks of two brokers may differ."""
+_NOT_THERE = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._TRANSPORT,
+}
 _SESSION = {"consumer.session.timeout.ms": "6000", "consumer.heartbeat.interval.ms": "1000"}
 
 
@@ -120,13 +128,17 @@ class _Reader:
             )
         )
 
-    def _persistently(self, call: Callable[[], Any]) -> Any:
-        """Ask until the broker answers."""
+    def _persistently(self, call: Callable[[], Any], client: Consumer | AdminClient | None = None) -> Any:
+        """Ask until the broker answers; `client` is who asks."""
         while not self._stop.is_set():
             try:
                 return call()
             except (KafkaException, TimeoutError) as error:  # TimeoutError: a future of the admin client's
                 log.debug("kafka did not answer: %s", error)
+                if client is not None:
+                    # A broker that was away leads with a new epoch, of which the client hears only when it asks.
+                    with contextlib.suppress(KafkaException):
+                        client.list_topics(timeout=_CALL_SECONDS)
                 self._stop.wait(0.5)
         raise SystemExit
 
@@ -178,7 +190,7 @@ class _Reader:
             timestamp=message.timestamp()[1] / 1000,
             key=key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key or ""),
             value=_bytes(message.value()),
-            headers={name: _bytes(value) for name, value in message.headers() or []},
+            headers=_headers(message),
         )
 
 
@@ -289,7 +301,7 @@ class Owner(_Reader):
             cards.close()
 
     def _set_session(self) -> None:
-        """Ask for a quick takeover; a broker whose own minimum is higher keeps it."""
+        """Ask for a quick takeover, once the broker is there; one whose own minimum is higher keeps it."""
         resource = ConfigResource(
             ResourceType.GROUP,
             self._settings.kafka_group,
@@ -298,30 +310,38 @@ class Owner(_Reader):
                 for name, value in _SESSION.items()
             ],
         )
-        try:
-            for future in self._admin.incremental_alter_configs([resource], request_timeout=_CALL_SECONDS).values():
-                future.result()
-        except KafkaException as error:
-            log.info("the broker keeps its own group timeouts: %s", error.args[0].str())
+
+        def ask() -> None:
+            try:
+                for future in self._admin.incremental_alter_configs([resource], request_timeout=_CALL_SECONDS).values():
+                    future.result()
+            except KafkaException as error:
+                refusal = error.args[0]
+                if refusal.code() in _NOT_THERE or refusal.retriable():
+                    raise
+                log.info("the broker keeps its own group timeouts: %s", refusal.str())
+
+        self._persistently(ask)
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         if not assigned:  # a rebalance that only took something away ends with this
             return
         lanes = [tp for tp in assigned if tp.topic != self._events]
         events = [tp.partition for tp in assigned if tp.topic == self._events]
-        committed = self._persistently(lambda: consumer.committed(lanes, timeout=_CALL_SECONDS))
+        committed = self._persistently(lambda: consumer.committed(lanes, timeout=_CALL_SECONDS), consumer)
         since: dict[Partition, int] = dict.fromkeys(events, _now_ms())
         for tp in committed:
             if tp.offset < 0 and self._is_empty(consumer, tp):
                 continue
-            noted = int(tp.metadata or 0) if tp.offset >= 0 else 0
+            noted = _noted_ms(tp.metadata) if tp.offset >= 0 else 0
             since[tp.partition] = min(since.get(tp.partition, noted), noted)
             self._committed[tp.topic, tp.partition] = max(0, tp.offset)
-        ends = self._persistently(lambda: self._ends(events))
+        ends = self._persistently(lambda: self._ends(events), self._admin)
         starts = self._persistently(
             lambda: consumer.offsets_for_times(
                 [TopicPartition(self._events, p, max(0, since[p] - _MARGIN_MS)) for p in events], timeout=_CALL_SECONDS
-            )
+            ),
+            consumer,
         )
         # Where nothing so late is left there is nothing to wait for; reading goes on from the end, named so that
         # no event appended meanwhile is passed over.
@@ -342,7 +362,7 @@ class Owner(_Reader):
             log.info("partitions assigned: %s", sorted(events))
 
     def _is_empty(self, consumer: Consumer, tp: TopicPartition) -> bool:
-        low, high = self._persistently(lambda: consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS))
+        low, high = self._persistently(lambda: consumer.get_watermark_offsets(tp, timeout=_CALL_SECONDS), consumer)
         return bool(low == high)
 
     def _ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
@@ -418,6 +438,20 @@ class Owner(_Reader):
             del times[: index - 1]
             index = 1
         return times[0][1] if index else 0
+
+
+def _noted_ms(metadata: str | None) -> int:
+    """What `_time_below` said at a commit. Other tools commit without it, and a newer version may say more: 0 then, so
+    that all events are read."""
+    return int(metadata) if metadata and metadata.isdecimal() and metadata.isascii() else 0
+
+
+def _headers(message: Message) -> dict[str, bytes]:
+    try:
+        return {name: _bytes(value) for name, value in message.headers() or []}
+    except (UnicodeDecodeError, SystemError):
+        # A name that is no text. The client tells none of them then, and nothing we do depends on one.
+        return {}
 
 
 def _bytes(value: object) -> bytes:

@@ -20,7 +20,9 @@ _APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 _EVENTS = {"cleanup.policy": "compact,delete", "retention.ms": str(7 * _DAY_MS), **_COMPACT, **_APPEND_TIME}
 _LANE = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS), **_APPEND_TIME}
 _MODELS = {"cleanup.policy": "compact", **_COMPACT}
-_DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
+LARGEST = 2 * 1024**2
+"""Bytes of a dead letter: a lane takes the brokers' default of 1 MiB, and this is such a record with its reason."""
+_DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(LARGEST)}
 _WAIT_SECONDS = 15.0
 
 

@@ -1,9 +1,15 @@
 """The store's in-memory twin."""
 
+import functools
+import logging
 from collections.abc import Sequence
+
+from pydantic import ValidationError
 
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
+
+log = logging.getLogger(__name__)
 
 
 class MemoryStore:
@@ -38,14 +44,15 @@ class MemoryStore:
 
     async def put_outcome(self, outcome: Outcome) -> Outcome:
         """See ImageStore."""
-        stands = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
-        return Outcome.model_validate_json(stands)
+        return read_outcome(
+            outcome.task_id, await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
+        )
 
     async def get_outcome(self, task_id: str) -> Outcome | None:
         """See ImageStore."""
         self._check()
         data = self.objects.get(outcome_key(task_id))
-        return None if data is None else Outcome.model_validate_json(data)
+        return None if data is None else read_outcome(task_id, data)
 
     async def delete_images(self, keys: Sequence[str]) -> None:
         """See ImageStore."""
@@ -57,6 +64,21 @@ class MemoryStore:
         """See ImageStore."""
         self._check()
         return self.objects.setdefault(key, data)
+
+
+def read_outcome(task_id: str, data: bytes) -> Outcome:
+    """The outcome as stored. Raises StoreUnavailable where this version cannot read it: the task has ended, so it must
+    not run again, and how it ended a newer version can tell."""
+    try:
+        return Outcome.model_validate_json(data)
+    except ValidationError as error:
+        _say_once(task_id)
+        raise StoreUnavailable(f"This version cannot read how task {task_id} ended.", retry_after=2) from error
+
+
+@functools.lru_cache(1000)
+def _say_once(task_id: str) -> None:
+    log.error("the stored outcome of a task cannot be read by this version", extra={"task_id": task_id})
 
 
 def outcome_key(task_id: str) -> str:

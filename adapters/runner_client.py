@@ -30,10 +30,13 @@ def runner_session() -> aiohttp.ClientSession:
 
 async def resolve(urls: Sequence[str]) -> list[str]:
     """The addresses behind the urls: a host name with several addresses is that many runners. One that has none now
-    is left out."""
+    is left out. An https url stays one runner: the certificate is the name's, not an address's."""
     found: list[str] = []
     for url in urls:
         parts: SplitResult = urlsplit(url)
+        if parts.scheme == "https":
+            found.append(url)
+            continue
         try:
             infos = await asyncio.get_running_loop().getaddrinfo(
                 parts.hostname, parts.port or 80, family=socket.AF_INET, type=socket.SOCK_STREAM

@@ -1,10 +1,11 @@
 """The store on S3: pictures, and outcomes that are written once."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from adapters.memory_store import outcome_key
+from adapters.memory_store import outcome_key, read_outcome
 from config.settings import Settings
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 _THREADS = 16
 _RETRY_AFTER = 2.0
+_RACES, _RACE_SECONDS = 10, 0.1
+"""How often, and after what pause, a write that met another one of the same name is made again."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _TAKEN = {"PreconditionFailed", "412"}
 _RACING = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -67,8 +70,11 @@ class S3Store:
         """Connects at the first call."""
         self._bucket = settings.s3_bucket
         self._prefix = settings.s3_prefix
+        self._patience = settings.s3_timeout
         self._client = s3_client(settings)
         self._threads = ThreadPoolExecutor(_THREADS, "s3")
+        self._away = ""
+        self._asking = 0
 
     async def check(self) -> None:
         """Exit with a sentence where the store does not honour `If-None-Match`, on which "one outcome a task" rests.
@@ -93,24 +99,18 @@ class S3Store:
         if byte_range is not None:
             first, last = byte_range
             more["Range"] = f"bytes={first}-{'' if last is None else last}"
-        try:
-            return await self._call(lambda: self._client.get_object(**self._at(key), **more)["Body"].read())
-        except ClientError as error:
-            if _code(error) in _BAD_RANGE:
-                raise RangeNotSatisfiable from error
-            if _code(error) in _MISSING:
-                raise UnknownImage from error
-            raise
+        return await self._get(key, **more)
 
     async def put_outcome(self, outcome: Outcome) -> Outcome:
         """See ImageStore."""
         stands = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
-        return Outcome.model_validate_json(stands)
+        return read_outcome(outcome.task_id, stands)
 
     async def get_outcome(self, task_id: str) -> Outcome | None:
         """See ImageStore."""
         try:
-            return Outcome.model_validate_json(await self.get_image(outcome_key(task_id)))
+            async with self._soon():
+                return read_outcome(task_id, await self._get(outcome_key(task_id)))
         except UnknownImage:
             return None
 
@@ -121,16 +121,17 @@ class S3Store:
 
     async def put_once(self, key: str, data: bytes) -> bytes:
         """See ImageStore."""
-        while True:
-            try:
-                await self._call(lambda: self._client.put_object(**self._at(key), Body=data, IfNoneMatch="*"))
-                return data
-            except ClientError as error:
-                if _code(error) in _RACING:
-                    continue
-                if _code(error) not in _TAKEN:
-                    raise
-            return await self.get_image(key)
+        put = functools.partial(self._client.put_object, **self._at(key), Body=data, IfNoneMatch="*")
+        async with self._soon():
+            for _ in range(_RACES):
+                try:
+                    await self._call(put, _TAKEN | _RACING)
+                    return data
+                except ClientError as error:
+                    if _code(error) in _TAKEN:
+                        return await self._get(key)
+                    await asyncio.sleep(_RACE_SECONDS)
+            raise StoreUnavailable(f"Others go on writing {key}.", retry_after=_RETRY_AFTER)
 
     def close(self) -> None:
         """End the threads."""
@@ -139,19 +140,66 @@ class S3Store:
     def _at(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    async def _call(self, call: Callable[[], T]) -> T:
+    async def _get(self, key: str, **more: Any) -> bytes:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"The picture store does not answer: {error}", retry_after=_RETRY_AFTER) from error
+            return await self._call(
+                lambda: self._client.get_object(**self._at(key), **more)["Body"].read(), _MISSING | _BAD_RANGE
+            )
         except ClientError as error:
-            status = error.response["ResponseMetadata"].get("HTTPStatusCode", 500)
-            known = _MISSING | _TAKEN | _RACING | _BAD_RANGE
-            if _code(error) in known:
-                raise
-            # A wrong bucket or credential is mended by people, and until then nothing may be lost: it counts as away.
-            log.log(logging.WARNING if status < 500 else logging.DEBUG, "the store answered %s", error)
-            raise StoreUnavailable(f"The picture store refuses: {_code(error)}.", retry_after=_RETRY_AFTER) from error
+            raise (RangeNotSatisfiable if _code(error) in _BAD_RANGE else UnknownImage) from error
+
+    async def _call(self, call: Callable[[], T], expected: Collection[str] = ()) -> T:
+        """What the call gives, or the ClientError of an expected code; anything else counts as the store being away.
+
+        While it is away one caller at a time finds out whether it is back; the others are told at once.
+        """
+        asks_whether_back = bool(self._away)
+        if asks_whether_back and self._asking:
+            raise self._unavailable()
+
+        def ask() -> T:
+            if self._away and not asks_whether_back:
+                raise self._unavailable()  # it went away while this one waited for a thread
+            return call()
+
+        self._asking += 1
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        except BotoCoreError as error:
+            raise self._gone(f"The picture store does not answer: {error}") from error
+        except ClientError as error:
+            if _code(error) not in expected:
+                # A wrong bucket or credential is mended by people, and until then nothing may be lost.
+                raise self._gone(f"The picture store refuses: {_code(error)}.") from error
+            self._works()
+            raise
+        finally:
+            self._asking -= 1
+        self._works()
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _soon(self) -> AsyncIterator[None]:
+        # A hung store costs a call two time limits, one for each of its attempts: too long for what is so small.
+        try:
+            async with asyncio.timeout(self._patience):
+                yield
+        except TimeoutError as error:
+            raise self._gone("The picture store does not answer in time.") from error
+
+    def _gone(self, why: str) -> StoreUnavailable:
+        if not self._away:
+            log.warning("the store is away: %s", why)
+        self._away = why
+        return self._unavailable()
+
+    def _unavailable(self) -> StoreUnavailable:
+        return StoreUnavailable(self._away, retry_after=_RETRY_AFTER)
+
+    def _works(self) -> None:
+        if self._away:
+            log.info("the store is back")
+        self._away = ""
 
 
 def _code(error: ClientError) -> str:

@@ -2,26 +2,27 @@
 
 import asyncio
 import logging
-import signal
-from collections.abc import Callable
-from types import FrameType
 
 import bentoml
 
 from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.s3_store import S3Store
-from bentos.door import Door, Opened
+from bentos.door import Door, Opened, end_at_second_signal
 from config.logging import configure_logging
 from config.settings import load_settings
-from functions.api.app import wire
+from functions.api.app import open_keys, wire
+from functions.api.connections import limit_connections, serve_with_patience
 
 _opened = Opened()
+# Looked at here too, so that a wrong file ends the server, and not one worker after the other.
+open_keys(load_settings())
 
 
 @bentoml.service(
     name="ai-image-gen-gateway",
     workers=1,
+    http={"host": load_settings().listen_host},  # BentoML's own default is every interface
     traffic={"timeout": 3600},
     metrics={"enabled": False},
     # Unused tracing and access logging halve the throughput.
@@ -37,9 +38,17 @@ class GatewayService:
         settings = load_settings()
         configure_logging(settings, "api")
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
-        gateway = wire(settings, task_log=KafkaLog(settings), store=S3Store(settings), clock=SystemClock())
+        limit_connections(settings.client_timeout, settings.max_connections)
+        store = S3Store(settings)
+        _opened.on_close(store.close)
+        gateway = wire(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
         await _opened.open(gateway.app)
-        _before_sigterm(gateway.follower.stop_waiting)
+
+        async def leave() -> None:
+            gateway.follower.stop_waiting()
+            await asyncio.sleep(settings.gateway_notice)
+
+        _opened.on_sigterm(leave, settings.gateway_grace)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -47,17 +56,6 @@ class GatewayService:
         await _opened.close()
 
 
-def _before_sigterm(act: Callable[[], None]) -> None:
-    # The server first lets open requests end, a minute where a caller waits, and only then runs the shutdown hook.
-    loop = asyncio.get_running_loop()
-    server = signal.getsignal(signal.SIGTERM)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
-        if callable(server):
-            server(number, frame)
-
-    signal.signal(signal.SIGTERM, handle)
-
-
+serve_with_patience()
+end_at_second_signal()
 GatewayService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import bentoml
 
-from bentos.door import Door, Opened
+from bentos.door import Door, Opened, end_at_second_signal
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 
 _opened = Opened()
 _ROOT = Path(__file__).resolve().parents[1]
+_LAST_FRAMES_SECONDS = 5.0
 _BUILT_FOR = _ROOT / "bento_model.txt"
 
 
@@ -45,6 +46,7 @@ _look()
 @bentoml.service(
     name="ai-image-gen-runner",
     workers=1,
+    http={"host": runner_settings().listen_host},  # BentoML's own default is every interface
     traffic={"timeout": 3600},
     metrics={"enabled": False},
     tracing={"excluded_urls": ".*"},
@@ -68,7 +70,9 @@ class RunnerService:
             folder = inspect(settings.model_cache_dir, settings.model_name)
         except UnusableModel as error:
             die(str(error))
-        await _opened.open(build_app(folder, settings))
+        app = build_app(folder, settings)
+        await _opened.open(app)
+        _opened.on_sigterm(app.state.leave, _LAST_FRAMES_SECONDS)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -76,4 +80,5 @@ class RunnerService:
         await _opened.close()
 
 
+end_at_second_signal()
 RunnerService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]

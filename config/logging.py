@@ -16,6 +16,12 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: value for name, value in vars(record).items() if name not in _BUILT_IN}
 
 
+def _one_line(value: object) -> str:
+    """The value as text that can neither end its line nor colour it: some of it was written by strangers."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
 class TextFormatter(logging.Formatter):
     """`time level message name=value …`."""
 
@@ -25,7 +31,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """The line with what was said beside the message."""
-        fields = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        fields = "".join(f" {name}={_one_line(value)}" for name, value in _extra(record).items())
         return super().formatMessage(record) + fields
 
 

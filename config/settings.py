@@ -1,5 +1,6 @@
 """Every setting: one class, each documented, read from the environment (docs/settings.md is generated from it)."""
 
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -104,10 +105,51 @@ class Settings(BaseSettings):
     )
     runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks get to end on SIGTERM.")
 
+    listen_host: str = Field(
+        "127.0.0.1",
+        description="IP address each part listens on; 0.0.0.0 (in a container, say): every interface. Only the gateway "
+        "asks for keys, so keep consumers and runners on a private network. `make run` moves the gateway alone.",
+    )
     public_url: str = Field(
         "",
         pattern=r"^(https?://.*[^/])?$",
         description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="Gateway: file of API keys, read again when it changes (`python -m functions.api.keys new USER` "
+        "makes a line); empty: no key is needed, and everybody may see everything.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="Gateway: clients connected at once, fewer where the limit of open files is lower; more get 503.",
+    )
+    client_timeout: float = Field(
+        20.0,
+        ge=1,
+        le=600,
+        description="Gateway: seconds a client has to send a whole request, and to take something of an answer. It is "
+        "cut off after that, or at most as long again later.",
+    )
+    max_queued_tasks_per_user: int = Field(
+        10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
+    )
+    max_queued_tasks: int = Field(
+        100_000,
+        ge=1,
+        description="Gateway: tasks that may be queued in all; more are refused with 429. 100,000 take 60 MiB of a "
+        "gateway, 100 MiB of a consumer.",
+    )
+    gateway_notice: float = Field(
+        5.0,
+        ge=0,
+        le=600,
+        description="Gateway: seconds it goes on answering after SIGTERM while it says that it is not ready, so that "
+        "load balancers send new requests elsewhere first. Longer than they take to notice.",
+    )
+    gateway_grace: float = Field(
+        10.0, ge=0, le=3600, description="Gateway: seconds answers under way get to end after that."
     )
     body_limit: int = Field(256 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body, bytes.")
     record_limit: int = Field(64 * 1024, ge=4096, le=1024 * 1024, description="Largest task record, bytes.")
@@ -122,7 +164,6 @@ class Settings(BaseSettings):
     consumer_grace: float = Field(
         30.0, ge=0, le=3600, description="Consumer: seconds running tasks get to end on SIGTERM."
     )
-    consumer_host: str = Field("127.0.0.1", description="Consumer: address its port listens on.")
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
     )
@@ -143,6 +184,11 @@ class Settings(BaseSettings):
     @classmethod
     def _read_names(cls, value: Any) -> Any:
         return _split(value)
+
+    @field_validator("listen_host")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value))
 
     @field_validator("lanes")
     @classmethod

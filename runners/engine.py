@@ -81,6 +81,7 @@ class Engine:
         self._running: list[Job] = []
         self._tick = 0
         self._closing = False
+        self._over = False
         self._change = threading.Condition()
         self._encoders = ThreadPoolExecutor(2, "picture")
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -106,13 +107,12 @@ class Engine:
             return sum(job.pixels for job in self._running), len(self._waiting)
 
     def close(self, grace: float) -> None:
-        """Take nothing more; give what is there `grace` seconds to end, then drop it."""
+        """Take nothing more; give what is there `grace` seconds to end, then end it with RunnerLoading."""
         with self._change:
             self._closing = True
             self._change.notify()
         self._thread.join(grace)
-        for job in (*self._running, *self._waiting):
-            job.cancel()
+        self._over = True
         self._thread.join(5)
         self._encoders.shutdown(wait=True)
 
@@ -144,6 +144,9 @@ class Engine:
         with self._change:
             for job in [job for job in (*self._running, *self._waiting) if job.gone]:
                 self._remove(job)
+        if self._over:
+            for job in (*self._running, *self._waiting):
+                self._fail(job, RunnerLoading("The runner is shutting down."))
         now = self._now()
         for job in tuple(self._running):
             limit = job.request.max_runtime

@@ -24,7 +24,7 @@ from runners.engine import Engine, Job, warm_up
 from runners.loading import load
 from runners.model_folder import ModelFolder, UnusableModel
 from tasks.accept import accept
-from tasks.errors import InvalidRequest, RunnerLoading, TaskError
+from tasks.errors import BodyTooLarge, InvalidRequest, RunnerLoading, TaskError
 from tasks.frames import encode
 from tasks.run import RunnerCard, RunRequest
 from tasks.task import GenerateRequest
@@ -34,6 +34,8 @@ log = logging.getLogger("runner")
 FAILED_LOAD = 3
 """Exit code of a runner whose model cannot be used."""
 _LANE = "runner"
+_BODY_LIMIT = 4 * 1024**2
+"""Bytes: a task may have 1 MiB at most, wherever RECORD_LIMIT stands."""
 
 
 class FrameStream(Response):
@@ -106,6 +108,7 @@ class Runner:
         self._instance = uuid.uuid4().hex
         self.metrics = RunnerMetrics()
         self.engine: Engine | None = None
+        self._leaving = False
 
     def start(self, failed: Callable[[str], None]) -> None:
         """Load in the background; `failed` is told a sentence if that cannot be done."""
@@ -128,9 +131,19 @@ class Runner:
 
     def ready(self) -> Engine:
         """The engine. Raises RunnerLoading."""
+        if self._leaving:
+            raise RunnerLoading("The runner is shutting down.")
         if self.engine is None:
             raise RunnerLoading
         return self.engine
+
+    async def leave(self) -> None:
+        """Refuse every new task from now on, which its card says too, and return when those in work have ended, or
+        were dropped because their time was over."""
+        self._leaving = True
+        if self.engine is not None:
+            grace = self._settings.runner_grace
+            await asyncio.get_running_loop().run_in_executor(None, self.engine.close, grace)
 
     def card(self) -> RunnerCard:
         """What it can do. Raises RunnerLoading."""
@@ -166,25 +179,35 @@ def _check(request: RunRequest, card: RunnerCard) -> None:
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             image_params=params,
-            loras=request.loras,
+            loras=[lora.model_dump() for lora in request.loras],
         )
     except ValidationError as error:
         raise InvalidRequest(str(error.errors(include_url=False)[0]["msg"])) from error
     accept(asked, task_id=request.task_id, cards={card.model: card}, lanes=(_LANE,), created_at=0.0)
 
 
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _BODY_LIMIT:
+            raise BodyTooLarge(f"The body may have at most {_BODY_LIMIT} bytes.")
+    return bytes(body)
+
+
 def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
-    """The app of a runner; its lifespan loads the model and ends with the tasks in work done or dropped."""
+    """The app of a runner; its lifespan loads the model and ends with the tasks in work done or dropped. Who waits for
+    `app.state.leave` first has that done while the app still answers."""
     runner = Runner(folder, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         runner.start(die)
         yield
-        if runner.engine is not None:
-            await asyncio.get_running_loop().run_in_executor(None, runner.engine.close, settings.runner_grace)
+        await runner.leave()
 
     app = FastAPI(title=f"runner of {settings.model_name}", lifespan=lifespan, openapi_url=None)
+    app.state.leave = runner.leave
 
     @app.exception_handler(TaskError)
     async def known(request: Request, error: TaskError) -> JSONResponse:
@@ -192,7 +215,7 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
 
     async def run(request: Request) -> Response:
         try:
-            asked = RunRequest.model_validate_json(await request.body())
+            asked = RunRequest.model_validate_json(await _body(request))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise InvalidRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

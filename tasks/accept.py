@@ -14,7 +14,7 @@ from tasks.errors import (
     UnknownScheduler,
 )
 from tasks.run import RunnerCard
-from tasks.task import GenerateRequest, ImageParams, RequestedParams, Task, TaskRecord, seed_of
+from tasks.task import GenerateRequest, ImageParams, Lora, RequestedParams, Task, TaskRecord, seed_of
 
 DEFAULT_FORMAT = "png"
 
@@ -69,7 +69,7 @@ def accept(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         image_params=params,
-        loras=request.loras,
+        loras=tuple(Lora(name=lora.name, weight=lora.weight) for lora in request.loras),
         user_id=request.user_id,
         topic=lane,
         start_within=request.start_within,

@@ -151,6 +151,39 @@ class IdempotencyKeyReused(TaskError):
     status = 422
 
 
+class KeyInUrl(TaskError):
+    """An API key was sent in the URL, where logs and histories keep it. Make a new one, withdraw this one, and send it
+    as `Authorization: Bearer` or `X-API-Key`."""
+
+    status = 400
+
+
+class Unauthorized(TaskError):
+    """An API key is needed, as `Authorization: Bearer` or `X-API-Key`."""
+
+    status = 401
+
+
+class NotAllowedByKey(TaskError):
+    """The API key does not allow this."""
+
+    status = 403
+
+
+class UserQueueFull(TaskError):
+    """You have as many tasks queued as one user may. Send the request again when some of them have been started."""
+
+    status = 429
+    retry = "later"
+
+
+class QueueFull(TaskError):
+    """As many tasks are queued as the service takes. Send the request again a little later."""
+
+    status = 429
+    retry = "later"
+
+
 class NotFound(TaskError):
     """There is nothing at this address."""
 

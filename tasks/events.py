@@ -1,29 +1,46 @@
 """All that can be said about a task once it is on a lane.
 
-Events of a kind we do not know (a newer version wrote them) are skipped; unknown fields are ignored.
+Events of a kind we do not know (a newer version wrote them) are skipped; unknown fields are ignored, and those of an
+outcome kept, because whoever finds it in the store announces it as it stands.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from tasks.task import Task
 
 EndStatus = Literal["completed", "failed", "canceled", "expired"]
+OPEN = frozenset({"queued", "running"})
+
+
+def _ends(status: str) -> str:
+    if status in OPEN:
+        raise ValueError(f"a task does not end as {status}")
+    return status
+
+
+AnyEnd = Annotated[str, AfterValidator(_ends)]
+"""An EndStatus, or one that a newer version knows: whatever it means, the task has ended."""
+_KEPT = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""No record may hold a number that a view cannot: it would stop whoever reads it, and the next one too."""
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     task_id: str
     at: float = Field(description="Unix seconds on the writer's clock; never compared across machines.")
 
 
 class Started(_Event):
-    """An owner took the task and hands it to a runner: attempt n (from 1) runs."""
+    """A runner took the task from its owner: attempt n (from 1) runs."""
 
     kind: Literal["started"] = "started"
-    attempt: int
+    attempt: Count
     owner: str
 
 
@@ -31,20 +48,20 @@ class Progress(_Event):
     """The attempt is alive; `step` of `steps` are done. It is also the lease (see tasks.lease)."""
 
     kind: Literal["progress"] = "progress"
-    attempt: int
+    attempt: Count
     owner: str
-    step: int
-    steps: int
+    step: Count
+    steps: Count
 
 
 class Released(_Event):
     """The attempt is over without an outcome and the task is queued again, not before `delay` seconds have passed."""
 
     kind: Literal["released"] = "released"
-    attempt: int
+    attempt: Count
     owner: str
     code: str = ""
-    delay: float = 0.0
+    delay: float = Field(default=0.0, ge=0, le=604_800)
     counts: bool = Field(default=True, description="False: the attempt was given back and does not count.")
 
 
@@ -57,7 +74,7 @@ class CancelRequested(_Event):
 class StoredImage(BaseModel):
     """One picture in the store; `key` is its name there."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _KEPT
 
     key: str
     content_type: str
@@ -71,7 +88,7 @@ class StoredImage(BaseModel):
 class TaskFailure(BaseModel):
     """Why a task ended without a picture."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _KEPT
 
     code: str
     message: str
@@ -80,7 +97,7 @@ class TaskFailure(BaseModel):
 class Timings(BaseModel):
     """Seconds of each stage, as the owner measured them; None: it never came to that."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _KEPT
 
     queued: float | None = None
     loading: float | None = None
@@ -91,14 +108,16 @@ class Timings(BaseModel):
 class Outcome(_Event):
     """How the task ended. Said once; holds all that a status needs when the log has forgotten the task."""
 
+    model_config = _KEPT
+
     kind: Literal["outcome"] = "outcome"
-    status: EndStatus
-    attempt: int = Field(description="How many attempts were really made.")
+    status: AnyEnd
+    attempt: Count = Field(description="How many attempts were really made.")
     task: Task
     images: tuple[StoredImage, ...] = ()
     error: TaskFailure | None = None
     timings: Timings = Timings()
-    acceleration: dict[str, str] = Field(default_factory=dict)
+    acceleration: dict[str, Any] = Field(default_factory=dict)
 
 
 Event = Annotated[Started | Progress | Released | CancelRequested | Outcome, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ time in proportion to its lane's weight, however many tasks it queues, and an id
 backlog. (Goyal, Vin, Cheng: Start-time Fair Queueing, SIGCOMM 1996.)
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class FairQueue:
         self._order: SortedList = SortedList()
         self._entries: dict[str, Entry] = {}
         self._finish: dict[Flow, float] = {}
+        self._of_user: Counter[str] = Counter()
         self._virtual = 0.0
         self._latest = 0.0
         self._sequence = 0
@@ -79,6 +81,7 @@ class FairQueue:
         if entry.task_id not in self._entries:
             self._order.add(entry)
             self._entries[entry.task_id] = entry
+            self._of_user[entry.flow.user] += 1
             self._cost += entry.cost
 
     def peek(self) -> Entry | None:
@@ -105,6 +108,9 @@ class FairQueue:
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             self._order.remove(entry)
+            self._of_user[entry.flow.user] -= 1
+            if not self._of_user[entry.flow.user]:
+                del self._of_user[entry.flow.user]
             self._cost -= entry.cost
             if not self._entries:
                 self._rest()
@@ -118,7 +124,21 @@ class FairQueue:
     def wait_estimate(self, task_id: str) -> float | None:
         """GPU seconds queued before it, taking the mean cost for each task ahead; None when it is not queued."""
         position = self.position(task_id)
-        return None if position is None else position * self._cost / len(self._entries)
+        return None if position is None else position * self.mean_cost
+
+    def of_user(self, user: str) -> int:
+        """How many tasks of this user are queued, over all lanes."""
+        return self._of_user[user]
+
+    @property
+    def users(self) -> int:
+        """How many users have a task queued."""
+        return len(self._of_user)
+
+    @property
+    def mean_cost(self) -> float:
+        """GPU seconds of a queued task, on average; 0: none is queued."""
+        return self._cost / len(self._entries) if self._entries else 0.0
 
     def _rest(self) -> None:
         """Nothing is queued: the busy period is over, and with it what each flow had of it (the paper's rule 2b)."""

@@ -53,8 +53,10 @@ class Decoder:
             try:
                 header = json.loads(self._buffer[_LENGTHS.size : _LENGTHS.size + head])
                 kind = header.pop("kind")
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
                 raise BrokenFrame(f"a frame header is not JSON with a kind: {error}") from error
+            if not isinstance(kind, str):
+                raise BrokenFrame("a frame's kind is not a name")
             body = bytes(self._buffer[_LENGTHS.size + head : end])
             del self._buffer[:end]
             yield Frame(kind, header, body)

@@ -10,6 +10,9 @@ PROGRESS_SECONDS = 0.25
 """At most four progress events a second for one task."""
 HEARTBEAT_SECONDS = 2.0
 """A running task without steps to report (loading, storing) still says it is alive this often."""
+LAST_LOOK_SECONDS = 1.0
+"""For so long before it takes a task the one who waits must have been running: one that was stopped itself reads first
+what was written meanwhile."""
 
 
 def lease_ends(last_event_read: float) -> float:

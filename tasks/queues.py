@@ -1,7 +1,9 @@
 """Every model's fair queue, fed by what happens to tasks: the owner decides by it, gateways tell positions by it."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tasks.fair_queue import Entry, FairQueue, Flow
 from tasks.ports import Partition
@@ -19,6 +21,13 @@ class _Known:
     """Its place, while it is being served."""
 
 
+class Load(NamedTuple):
+    """How many tasks are queued, running ones left out."""
+
+    of_user: int
+    of_all: int
+
+
 class Queues:
     """The unfinished tasks of some partitions, by model."""
 
@@ -27,6 +36,8 @@ class Queues:
         self._weights = weights
         self._queues: dict[str, FairQueue] = {}
         self._known: dict[str, _Known] = {}
+        self._expected: dict[str, str] = {}
+        self._expected_of: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many unfinished tasks there are, running ones included."""
@@ -34,6 +45,7 @@ class Queues:
 
     def add(self, task: Task, partition: Partition, state: TaskState) -> None:
         """A task became known: it takes its place, and leaves it again if it is already being served."""
+        self.unexpect(task.task_id)
         if state.ended or task.task_id in self._known:
             return
         self._known[task.task_id] = _Known(task.model_name, partition, task.created_at)
@@ -60,6 +72,28 @@ class Queues:
         if model not in self._queues:
             self._queues[model] = FairQueue(self._weights)
         return self._queues[model]
+
+    def expect(self, task: Task) -> None:
+        """A task is about to be appended: it counts as queued from now on, until it is added or `unexpect`ed."""
+        if task.task_id not in self._known and task.task_id not in self._expected:
+            self._expected[task.task_id] = task.user_id
+            self._expected_of[task.user_id] += 1
+
+    def unexpect(self, task_id: str) -> None:
+        """The task was read back, or could not be appended."""
+        user = self._expected.pop(task_id, None)
+        if user is not None:
+            self._expected_of[user] -= 1
+            if not self._expected_of[user]:
+                del self._expected_of[user]
+
+    def load(self, user: str) -> Load:
+        """How much is queued now, by this user and by all; as many sums as there are models, whatever is queued."""
+        queues = self._queues.values()
+        return Load(
+            of_user=self._expected_of[user] + sum(queue.of_user(user) for queue in queues),
+            of_all=len(self._expected) + sum(map(len, queues)),
+        )
 
     def models(self) -> Iterator[str]:
         """Every model that has had a task."""

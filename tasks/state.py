@@ -1,19 +1,19 @@
 """Where a task stands: queued -> running -> completed | failed | canceled | expired; state = apply(state, event)."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
-from tasks.events import CancelRequested, EndStatus, Event, Outcome, Progress, Released, Started
+from tasks.events import OPEN, CancelRequested, EndStatus, Event, Outcome, Progress, Released, Started
 
-Status = Literal["queued", "running", "completed", "failed", "canceled", "expired"]
 ENDED: frozenset[str] = frozenset(get_args(EndStatus))
+"""The ends this version gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """What the events so far say. `attempt` is the last one started, `tries` how many of them counted."""
 
-    status: Status = "queued"
+    status: str = "queued"
     attempt: int = 0
     tries: int = 0
     owner: str = ""
@@ -25,7 +25,7 @@ class TaskState:
     @property
     def ended(self) -> bool:
         """True when nothing moves the task any more."""
-        return self.status in ENDED
+        return self.status not in OPEN
 
 
 def apply(state: TaskState, event: Event) -> TaskState:
@@ -38,10 +38,8 @@ def apply(state: TaskState, event: Event) -> TaskState:
             return replace(state, status=event.status, tries=max(state.tries, event.attempt), owner="", delay=0.0)
         case CancelRequested():
             return replace(state, cancel_requested=True)
-        case Started():
-            if event.attempt <= state.attempt:
-                return state
-            return replace(
+        case Started() | Progress() | Released() if event.attempt > state.attempt:
+            began = replace(
                 state,
                 status="running",
                 attempt=event.attempt,
@@ -51,13 +49,11 @@ def apply(state: TaskState, event: Event) -> TaskState:
                 steps=0,
                 delay=0.0,
             )
-        case Progress():
-            if (event.attempt, event.owner) != (state.attempt, state.owner) or state.status != "running":
-                return state
+            # Its start may have been lost: what else is said of an attempt says that it began.
+            return began if isinstance(event, Started) else apply(began, event)
+        case Progress() if _is_current(state, event):
             return replace(state, step=max(state.step, event.step), steps=event.steps)
-        case Released():
-            if (event.attempt, event.owner) != (state.attempt, state.owner) or state.status != "running":
-                return state
+        case Released() if _is_current(state, event):
             return replace(
                 state,
                 status="queued",
@@ -67,3 +63,8 @@ def apply(state: TaskState, event: Event) -> TaskState:
                 delay=event.delay,
                 tries=state.tries if event.counts else state.tries - 1,
             )
+    return state
+
+
+def _is_current(state: TaskState, event: Progress | Released) -> bool:
+    return state.status == "running" and (event.attempt, event.owner) == (state.attempt, state.owner)

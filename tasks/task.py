@@ -17,10 +17,16 @@ TaskId = Annotated[str, Field(pattern=TASK_ID, description="32 lower-case hex di
 class Lora(BaseModel):
     """A LoRA of the model's own folder and how strongly it is applied."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     name: Name
     weight: float = Field(default=1.0, ge=-4.0, le=4.0)
+
+
+class RequestedLora(Lora):
+    """A LoRA as a person asks for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 def _lora(value: Any) -> Any:
@@ -51,12 +57,22 @@ class GenerateRequest(BaseModel):
     prompt: str = Field(min_length=1, max_length=100_000)
     negative_prompt: str = Field(default="", max_length=100_000)
     image_params: RequestedParams = RequestedParams()
-    loras: tuple[Annotated[Lora, BeforeValidator(_lora)], ...] = Field(default=(), max_length=64)
+    loras: tuple[Annotated[RequestedLora, BeforeValidator(_lora)], ...] = Field(default=(), max_length=64)
     user_id: str = Field(default=ANONYMOUS, min_length=1, max_length=200)
     topic: str | None = Field(default=None, min_length=1, max_length=249, description="The lane; default: the first.")
-    start_within: float | None = Field(default=None, gt=0, le=604_800, description="Seconds until it must start.")
-    max_runtime: float | None = Field(default=None, gt=0, le=86_400, description="Seconds one attempt may run.")
-    previews: bool = False
+    start_within: float | None = Field(
+        default=None, gt=0, le=604_800, strict=True, description="Seconds until it must start."
+    )
+    max_runtime: float | None = Field(
+        default=None, gt=0, le=86_400, strict=True, description="Seconds one attempt may run."
+    )
+    previews: bool = Field(default=False, strict=True)
+
+
+class RecordedParams(RequestedParams):
+    """The same on a lane, where a newer version may have said more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
 
 
 class TaskRecord(GenerateRequest):
@@ -64,6 +80,8 @@ class TaskRecord(GenerateRequest):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
+    image_params: RecordedParams = RecordedParams()
+    loras: tuple[Annotated[Lora, BeforeValidator(_lora)], ...] = Field(default=(), max_length=64)  # type: ignore[assignment]
     task_id: TaskId
     created_at: float | None = Field(
         default=None,
@@ -79,7 +97,7 @@ class TaskRecord(GenerateRequest):
 class ImageParams(BaseModel):
     """Everything about the picture, decided."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     width: int
     height: int
@@ -87,14 +105,14 @@ class ImageParams(BaseModel):
     guidance_scale: float
     seed: int
     num_images: int
-    format: ImageFormat
+    format: str = Field(description="An ImageFormat, or one that a newer version knows.")
     scheduler: str
 
 
 class Task(BaseModel):
     """A request as accepted. `model_name` is the model that serves it; `alias` the other name it was asked for by."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     task_id: str
     model_name: str

@@ -14,9 +14,12 @@ from fastapi_offline import FastAPIOffline
 from adapters.view import View
 from config.settings import Settings
 from functions.api import describe, problems
+from functions.api.callers import Caller, Gate
 from functions.api.health import Health, HealthLayer
+from functions.api.keys import BadKeys, KeyRing
 from functions.api.metrics import GatewayMetrics
-from functions.api.preferences import traceparent, wait_seconds, wants_image
+from functions.api.preferences import once, several, traceparent, wait_seconds, wants_image
+from functions.api.waiting import while_there
 from functions.status.events import stream
 from functions.status.follower import Follower
 from functions.status.images import give, pick
@@ -25,14 +28,14 @@ from functions.status.status import Known, Status
 from functions.submit.body import parse_request, read_body
 from functions.submit.submit import Submit
 from functions.submit.task_ids import TaskIds
-from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
+from tasks.errors import InvalidRequest, RangeNotSatisfiable, UnknownTask, from_code
 from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.queues import Queues
 from tasks.task import CONTENT_TYPES
 
 log = logging.getLogger("api")
 
-Call = Callable[[Request], Awaitable[Response]]
+Call = Callable[[Request, Caller], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Gateway:
 
 
 def wire(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clock) -> Gateway:
-    """A gateway on these adapters. Its app follows the log while its lifespan lasts."""
+    """A gateway on these adapters. Its app follows the log while its lifespan lasts. Exits with a sentence where the
+    file of API keys cannot be used."""
+    gate = Gate(open_keys(settings))
     follower = Follower(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
     status = Status(task_log, store, follower, clock, settings.public_url)
     submit = Submit(settings, task_log, follower, status, TaskIds(store), clock)
@@ -71,10 +76,18 @@ def wire(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clo
 
     app = FastAPIOffline(title=describe.TITLE, lifespan=lifespan)
     app.add_middleware(HealthLayer, health=health)
-    problems.install(app)
-    _routes(app, settings, submit, status, metrics)
-    describe.install(app)
+    problems.install(app, metrics)
+    _routes(app, settings, submit, status, metrics, gate)
+    describe.install(app, keys=gate.closed)
     return Gateway(app, follower, status, submit, health)
+
+
+def open_keys(settings: Settings) -> KeyRing | None:
+    """The API keys, or None where they are off. Exits with a sentence where their file cannot be used."""
+    try:
+        return KeyRing(settings.api_keys_file) if settings.api_keys_file else None
+    except BadKeys as error:
+        raise SystemExit(str(error)) from error
 
 
 async def _forget_old(view: View, clock: Clock, seconds: float) -> None:
@@ -91,7 +104,11 @@ def _crash(following: "asyncio.Future[None]") -> None:
         raise SystemExit(1)
 
 
-def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, metrics: GatewayMetrics) -> None:
+def _routes(
+    app: FastAPI, settings: Settings, submit: Submit, status: Status, metrics: GatewayMetrics, gate: Gate
+) -> None:
+    follower = status.follower
+
     def route(method: str, path: str) -> Callable[[Call], Call]:
         seconds = metrics.seconds.labels(path)
 
@@ -100,7 +117,8 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
                 began = time.perf_counter()
                 code = 500
                 try:
-                    answer = await call(request)
+                    # Here, so that no route can be without it.
+                    answer = await call(request, gate.caller(request))
                     code = answer.status_code
                     return answer
                 except Exception as error:
@@ -119,13 +137,22 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
     def answer(known: Known, code: int, **headers: str) -> JSONResponse:
         return JSONResponse(status.document(known), code, {"Cache-Control": "no-store", **headers})
 
+    async def owned(task_id: str, caller: Caller) -> Known:
+        known = await status.get(task_id)
+        if not caller.owns(known.task):
+            raise UnknownTask
+        return known
+
     @route("POST", "/generate_image")
-    async def generate_image(request: Request) -> Response:
+    async def generate_image(request: Request, caller: Caller) -> Response:
         parsed = parse_request(await read_body(request.headers, request.stream(), settings.body_limit))
-        seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
-        accept = request.headers.get("accept", "")
+        if not follower.started:
+            await follower.caught_up()
+        parsed = caller.request(parsed, follower.view.cards(), settings.lane_names)
+        seconds = wait_seconds(several(request.headers, "prefer"), settings.wait_limit)
+        accept = several(request.headers, "accept")
         picture = seconds is not None and wants_image(accept, CONTENT_TYPES[parsed.image_params.format or "png"])
-        key = request.headers.get("idempotency-key")
+        key = once(request.headers, "Idempotency-Key")
         known = await submit(parsed, key, traceparent(request.headers))
         task_id = known.task.task_id
         headers = {"Location": f"{settings.public_url}/check_status/{task_id}"}
@@ -134,7 +161,7 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
             return answer(known, 200 if key is not None and known.state.ended else 202, **headers)
         headers["Preference-Applied"] = f"wait={seconds:g}"
         if not known.state.ended:
-            known = await status.wait(task_id, seconds)
+            known = await while_there(request, status.wait(task_id, seconds)) or known
         if not known.state.ended:
             return answer(known, 202, **headers)
         if not picture:
@@ -145,24 +172,26 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         return Response(given.body, given.status, {**given.headers, **headers, "X-Task-Id": task_id})
 
     @route("GET", "/check_status/{task_id}")
-    async def check_status(request: Request) -> Response:
-        seconds = wait_seconds(request.headers.get("prefer", ""), settings.wait_limit)
+    async def check_status(request: Request, caller: Caller) -> Response:
+        seconds = wait_seconds(several(request.headers, "prefer"), settings.wait_limit)
         task_id = request.path_params["task_id"]
+        known = await owned(task_id, caller)
         if seconds is None:
-            return answer(await status.get(task_id), 200)
-        return answer(await status.wait(task_id, seconds), 200, **{"Preference-Applied": f"wait={seconds:g}"})
+            return answer(known, 200)
+        known = await while_there(request, status.wait(task_id, seconds)) or known
+        return answer(known, 200, **{"Preference-Applied": f"wait={seconds:g}"})
 
     @route("GET", "/get_image/{task_id}")
-    async def get_image(request: Request) -> Response:
+    async def get_image(request: Request, caller: Caller) -> Response:
         index = request.query_params.get("index", "0")
         if not index.isascii() or not index.isdecimal() or len(index) > 6:
             raise InvalidRequest("index must be a number from 0.", field="index")
-        image = pick(await status.get(request.path_params["task_id"]), int(index))
+        image = pick(await owned(request.path_params["task_id"], caller), int(index))
         try:
             given = await give(
                 status.store,
                 image,
-                if_none_match=request.headers.get("if-none-match", ""),
+                if_none_match=several(request.headers, "if-none-match"),
                 range_header=request.headers.get("range", ""),
                 if_range=request.headers.get("if-range", ""),
             )
@@ -171,18 +200,20 @@ def _routes(app: FastAPI, settings: Settings, submit: Submit, status: Status, me
         return Response(given.body, given.status, given.headers)
 
     @route("POST", "/cancel_task/{task_id}")
-    async def cancel_task(request: Request) -> Response:
+    async def cancel_task(request: Request, caller: Caller) -> Response:
+        await owned(request.path_params["task_id"], caller)
         known = await status.cancel(request.path_params["task_id"])
         return answer(known, 200 if known.state.ended else 202)
 
     @route("GET", "/events/{task_id}")
-    async def events(request: Request) -> Response:
+    async def events(request: Request, caller: Caller) -> Response:
         task_id = request.path_params["task_id"]
-        await status.get(task_id)
-        return StreamingResponse(
-            stream(status, task_id), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        await owned(task_id, caller)
+        told = stream(status, task_id) if request.method == "GET" else ()
+        return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @route("GET", "/models")
-    async def models(request: Request) -> Response:
-        return JSONResponse({"models": list_models(status.follower)}, headers={"Cache-Control": "no-store"})
+    async def models(request: Request, caller: Caller) -> Response:
+        usable = caller.usable(follower.view.cards())
+        listed = [entry for entry in list_models(follower) if (entry["alias_of"] or entry["model_name"]) in usable]
+        return JSONResponse({"models": listed}, headers={"Cache-Control": "no-store"})

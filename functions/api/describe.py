@@ -90,6 +90,18 @@ _STATUS_SCHEMA = {
         "updated_at": _field("string", "When it last changed (RFC 3339)."),
     },
 }
+_EVENT_SCHEMA = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["status", "progress", "end"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Status"},
+        },
+    },
+}
 _PROBLEM_SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code"],
@@ -157,8 +169,8 @@ def _problems(*codes: str) -> dict[str, Any]:
 _SUBMIT_ERRORS = (
     "malformed_body", "not_acceptable", "body_too_large", "unsupported_media_type", "invalid_request", "unknown_model",
     "unknown_lane", "unknown_lora", "unknown_scheduler", "size_not_supported", "too_many_steps", "prompt_too_long",
-    "too_many_images", "negative_prompt_not_supported", "idempotency_key_reused", "queue_unavailable",
-    "store_unavailable", "starting_up",
+    "too_many_images", "negative_prompt_not_supported", "idempotency_key_reused", "user_queue_full",
+    "queue_full", "queue_unavailable", "store_unavailable", "starting_up",
 )  # fmt: skip
 _WAIT_ERRORS = ("canceled", "started_too_late", "ran_too_long", "generation_failed", "out_of_memory", "runner_lost")
 _READ_ERRORS = ("unknown_task", "queue_unavailable", "store_unavailable", "starting_up")
@@ -225,7 +237,7 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
         "status document.",
         "parameters": [_ID],
         "responses": {
-            "200": {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            "200": {"description": "The events.", "content": {"text/event-stream": {"itemSchema": _EVENT_SCHEMA}}},
             **_problems(*_READ_ERRORS),
         },
     },
@@ -237,23 +249,40 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
 }  # fmt: skip
 
 
-def document() -> dict[str, Any]:
-    """The OpenAPI document."""
+_KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The key as a bearer token."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, as a header."},
+}
+_KEY_ERRORS = ("key_in_url", "unauthorized")
+
+
+def _with_key(route: tuple[str, str], told: dict[str, Any]) -> dict[str, Any]:
+    errors = _KEY_ERRORS + (("not_allowed_by_key",) if route == ("post", "/generate_image") else ())
+    responses = dict(told["responses"])
+    for status, answer in _problems(*errors).items():
+        before = responses.get(status, {}).get("description")
+        responses[status] = answer | {"description": "\n".join(filter(None, (before, answer["description"])))}
+    return told | {"responses": responses, "security": [{scheme: []} for scheme in _KEY_SCHEMES]}
+
+
+def document(*, keys: bool = False) -> dict[str, Any]:
+    """The OpenAPI document; `keys`: whether an API key is needed."""
     request = GenerateRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for (method, path), told in ROUTES.items():
-        paths.setdefault(path, {})[method] = told
+        paths.setdefault(path, {})[method] = _with_key((method, path), told) if keys else told
     return {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": "1", "description": _DESCRIPTION},
         "paths": paths,
         "components": {
+            **({"securitySchemes": _KEY_SCHEMES} if keys else {}),
             "schemas": {
                 **request.pop("$defs", {}),
                 "GenerateRequest": request,
                 "Status": _STATUS_SCHEMA,
                 "Problem": _PROBLEM_SCHEMA,
-            }
+            },
         },
     }
 
@@ -272,9 +301,9 @@ def _errors_page() -> str:
     )
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, *, keys: bool) -> None:
     """Let the app serve the document and the page of errors."""
-    told = document()
+    told = document(keys=keys)
     page = _errors_page()
     app.openapi = lambda: told  # type: ignore[method-assign]
 

@@ -40,6 +40,8 @@ class Health:
 
     async def missing(self) -> dict[str, str]:
         """Each missing thing, and a sentence about it."""
+        if self._follower.closing:
+            return {"gateway": "This gateway is about to end."}
         async with self._looking:
             if time.monotonic() - self._checked >= _CHECK_SECONDS:
                 queue, store = await asyncio.gather(self._queue(), self._stored())

@@ -3,11 +3,26 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from tasks.errors import NotAcceptable
+from starlette.datastructures import Headers
+
+from tasks.errors import InvalidRequest, NotAcceptable
 
 _WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.IGNORECASE)
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 JSON = "application/json"
+
+
+def several(headers: Headers, name: str) -> str:
+    """The header that may come in several lines, as the one list that they are."""
+    return ", ".join(headers.getlist(name))
+
+
+def once(headers: Headers, name: str) -> str | None:
+    """The header that says one thing. Raises InvalidRequest where it comes twice."""
+    lines = headers.getlist(name)
+    if len(lines) > 1:
+        raise InvalidRequest(f"{name} must come once.", field=name)
+    return lines[0] if lines else None
 
 
 def wait_seconds(prefer: str, limit: float) -> float | None:

@@ -25,14 +25,13 @@ _KEEP_SECONDS = 3600.0
 
 
 async def serve(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then end in order: take nothing more, let running tasks end, say goodbye."""
+    """Work until SIGTERM or SIGINT, then end in order: take nothing more and leave what is queued to others, let
+    running tasks end, say goodbye. A second signal cuts the running tasks short."""
     clock = SystemClock()
     kafka = KafkaLog(settings)
     store = S3Store(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     async with runner_session() as session:
         consumer = wire(
             settings,
@@ -42,7 +41,15 @@ async def serve(settings: Settings) -> None:
             addresses=lambda: resolve(settings.runner_urls),
             connect=lambda url: HttpRunner(url, session),
         )
-        site = await _site(consumer, settings)
+
+        def signaled() -> None:
+            if stop.is_set():
+                consumer.dispatcher.hurry()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signaled)
+        site = await _site(consumer, settings, stop)
         stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         checked: asyncio.Future[Any] = asyncio.ensure_future(_check(store))
         await asyncio.wait([stopped, checked], return_when=asyncio.FIRST_COMPLETED)
@@ -53,6 +60,7 @@ async def serve(settings: Settings) -> None:
             work = [asyncio.ensure_future(one) for one in lasting]
             await asyncio.wait((stopped, *work), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
+        consumer.dispatcher.take_no_more()
         ended = [part for part in work if part.done()]
         for part in work:
             part.cancel()
@@ -69,14 +77,10 @@ async def serve(settings: Settings) -> None:
 
 
 async def _check(store: S3Store) -> None:
-    said = False
     while True:
         try:
             return await store.check()
-        except StoreUnavailable as error:
-            if not said:
-                said = True
-                log.warning("waiting for the store: %s", error.detail)
+        except StoreUnavailable:
             await asyncio.sleep(1)
 
 
@@ -86,11 +90,13 @@ async def _prune(consumer: Consumer, clock: SystemClock) -> None:
         consumer.view.prune(clock.now() - _KEEP_SECONDS)
 
 
-async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
+async def _site(consumer: Consumer, settings: Settings, stop: asyncio.Event) -> web.AppRunner:
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def ready(_: web.Request) -> web.Response:
+        if stop.is_set():
+            return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
         missing = [] if consumer.dispatcher.ready else ["partitions of the queue"]
         if not any(card.runners for card in consumer.pool.cards().values()):
             missing.append("a runner")
@@ -106,7 +112,7 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
     app.add_routes([web.get("/livez", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, settings.consumer_host, settings.consumer_port).start()
+    await web.TCPSite(runner, settings.listen_host, settings.consumer_port).start()
     return runner
 
 

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from adapters.view import CardRead, Change, EventRead, TaskRead, Unreadable, View
@@ -15,9 +16,22 @@ from functions.consume.alarms import Alarms
 from functions.consume.handler import Attempt, Handler
 from functions.consume.metrics import Metrics
 from functions.consume.runner_pool import RunnerPool, Slot
-from tasks.errors import Canceled, RunnerBusy, StartedTooLate, TaskError
-from tasks.events import CancelRequested, Outcome, Released, Started
-from tasks.lease import lease_ends
+from tasks.errors import RunnerBusy, StartedTooLate, TaskError
+from tasks.events import Released
+from tasks.lease import LAST_LOOK_SECONDS, lease_ends
+from tasks.ownership import (
+    Close,
+    End,
+    Keep,
+    Offer,
+    Stop,
+    Watch,
+    calls_for_a_look,
+    due,
+    given_up,
+    may_begin,
+    may_have_ended,
+)
 from tasks.ports import Assigned, Clock, Delivery, Partition, Place, Records, Revoked, TaskLog
 from tasks.queues import Queues
 from tasks.state import TaskState
@@ -39,16 +53,19 @@ class Dispatcher:
         pool: RunnerPool,
         handler: Handler,
         clock: Clock,
+        owner: str,
         metrics: Metrics,
         max_unstored: int,
     ) -> None:
-        """Wire it up; `run` starts it. It hands out nothing while `max_unstored` finished tasks wait to be stored."""
+        """Wire it up; `run` starts it. `owner` names this process in the events. It hands out nothing while
+        `max_unstored` finished tasks wait to be stored."""
         self._log = log
         self._view = view
         self._queues = queues
         self._pool = pool
         self._handler = handler
         self._clock = clock
+        self._owner = owner
         self._metrics = metrics
         self._max_unstored = max_unstored
         self._alarms = Alarms(clock)
@@ -61,6 +78,7 @@ class Dispatcher:
         self._background: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._stopping = False
+        self._hurried = asyncio.Event()
         pool.changed = self.dispatch
 
     async def run(self) -> None:
@@ -108,13 +126,17 @@ class Dispatcher:
                 self._task_read(change)
             case EventRead():
                 self._event_read(change)
-            case Unreadable(record=record):
-                if record.kind == "task":
-                    # Now, not in `_bury`: a later offset, once opened, would let this one pass.
-                    self._watermarks[record.place.topic, record.place.partition].opened(record.place.offset)
+            case Unreadable(record=record) if record.kind == "task":
+                # Now, not in `_bury`: a later offset, once opened, would let this one pass.
+                self._watermarks[record.place.topic, record.place.partition].opened(record.place.offset)
                 self._spawn(self._bury(change))
-            case CardRead():
-                return
+            case Unreadable() if not self.ready:
+                # It was there before, so whoever read it first has buried it; it would be again at every start.
+                log.info("skipped", extra={"place": str(change.record.place), "reason": change.reason})
+            case Unreadable():
+                self._spawn(self._bury(change))
+            case CardRead(card=card):
+                self._pool.learn(card)
 
     def _task_read(self, read: TaskRead) -> None:
         place = read.place
@@ -132,37 +154,53 @@ class Dispatcher:
             return
         self._queues.add(task, partition, state)
         if task.start_deadline is not None and state.attempt == 0:
-            self._alarms.set(("expires", task.task_id), self._monotonic(task.start_deadline))
-        if state.status == "running":
-            self._watch_lease(task.task_id)
-        if state.cancel_requested:
-            self._cancel(task.task_id, state)
+            at = self._monotonic(task.start_deadline)
+            if at <= self._clock.monotonic():
+                self._end_queued(task.task_id, StartedTooLate())
+                return
+            self._alarms.set(("expires", task.task_id), at)
+        # When the delay of its last attempt began nobody knows any more, so it is taken to be over.
+        self._attend(task.task_id, replace(state, delay=0.0))
 
     def _event_read(self, read: EventRead) -> None:
         task_id, event = read.event.task_id, read.event
+        mine = self._attempts.get(task_id)
+        if mine is not None and isinstance(event, Released) and event.owner == self._owner:
+            mine.heard |= event.attempt == mine.number
         if read.partition in self._catching_up:
             if read.after.ended:
                 self._close(self._places.pop(task_id, []))
-            return
+        elif calls_for_a_look(event, read.before, read.after, self._owner):
+            self._attend(task_id, read.after)
+
+    def _attend(self, task_id: str, state: TaskState) -> None:
+        """Do what is due about a task of ours in this state."""
         mine = self._attempts.get(task_id)
-        match event:
-            case Outcome():
-                self._alarms.clear(("lease", task_id))
-                self._alarms.clear(("expires", task_id))
-                self._queues.move(task_id, read.after)
+        match due(state, None if mine is None else mine.number, self._owner):
+            case Close():
+                if mine is not None:
+                    mine.stop(RunnerBusy("The task has ended."))
+                self._forget_alarms(task_id)
+                self._queues.move(task_id, state)
                 self._close(self._places.pop(task_id, []))
-            case CancelRequested() if not read.after.ended:
-                self._cancel(task_id, read.after)
-            case Released() if read.after.status == "queued" and read.after != read.before:
+            case Stop(error):
+                assert mine is not None
+                mine.stop(error)
+            case Keep():
+                return
+            case Watch():
+                self._queues.move(task_id, state)
+                self._alarms.clear(("again", task_id))
+                self._alarms.set(("lease", task_id), lease_ends(self._clock.monotonic()) - LAST_LOOK_SECONDS)
+            case End(error):
+                self._end_queued(task_id, error)
+            case Offer(delay) if delay > 0:
                 self._alarms.clear(("lease", task_id))
-                self._alarms.set(("delayed", task_id), self._clock.monotonic() + read.after.delay)
-            case Started() if mine is not None and event.attempt > mine.number:
-                # Our lease had lapsed: what we still make of it would be thrown away, and how it ends is not ours to
-                # say. An error that costs no try only releases it; a release of an attempt that is past moves nothing.
-                mine.stop(RunnerBusy("Another owner took the task over."))
-            case _ if mine is None and read.after.status == "running":
-                self._queues.move(task_id, read.after)
-                self._watch_lease(task_id)
+                self._alarms.set(("again", task_id), self._clock.monotonic() + delay)
+            case Offer():
+                self._alarms.clear(("lease", task_id))
+                self._alarms.clear(("again", task_id))
+                self._queues.move(task_id, state)
 
     def _catch_up(self) -> None:
         offsets = None
@@ -204,6 +242,7 @@ class Dispatcher:
             task=task,
             partition=partition,
             number=state.attempt + 1,
+            looks_first=may_have_ended(state),
             tries=state.tries + 1,
             queued_seconds=max(0.0, self._clock.now() - task.created_at),
         )
@@ -216,30 +255,28 @@ class Dispatcher:
         task_id = attempt.task.task_id
         self._metrics.running.inc()
         try:
-            if attempt.number > 1 and (stands := await self._handler.known_outcome(task_id)):
+            if attempt.looks_first and (stands := await self._handler.known_outcome(task_id)):
                 slot.release()
                 await self._handler.announce(stands, attempt.partition)
-                return
-            ended = await self._handler.run(attempt, slot)
-            if isinstance(ended, Released):
-                self._queue_again(ended)
+            elif may_begin(self._state(task_id), attempt.number):
+                await self._handler.run(attempt, slot)
+            else:
+                attempt.heard = True
         finally:
             slot.release()
             del self._attempts[task_id]
             self._metrics.running.dec()
             self.dispatch()
+        # Where its release was read before this, nothing else says that the task needs somebody.
+        if attempt.heard and (state := self._state(task_id)) is not None:
+            self._attend(task_id, state)
+            self.dispatch()
 
-    def _queue_again(self, released: Released) -> None:
-        """Its release may have been read while the attempt was still ours, or speak of a start nobody heard of."""
-        known = self._view.get(released.task_id)
-        if known is not None and known.state.status == "queued":
-            self._alarms.set(("delayed", released.task_id), self._clock.monotonic() + released.delay)
-
-    def _cancel(self, task_id: str, state: TaskState) -> None:
-        if task_id in self._attempts:
-            self._attempts[task_id].stop(Canceled())
-        elif state.status == "queued":
-            self._end_queued(task_id, Canceled())
+    def _state(self, task_id: str) -> TaskState | None:
+        """What is known of a task of a partition that is ours and whose events have been read."""
+        known = self._view.get(task_id)
+        ours = known is not None and known.partition in self._owned and known.partition not in self._catching_up
+        return known.state if known is not None and ours else None
 
     def _end_queued(self, task_id: str, error: TaskError) -> None:
         known = self._view.get(task_id)
@@ -271,19 +308,19 @@ class Dispatcher:
                 continue
             if kind == "expires":
                 self._expire(task_id, known.state)
+            elif kind == "lease":
+                self._alarms.set(("again", task_id), self._clock.monotonic() + LAST_LOOK_SECONDS)
             else:
-                # A lapsed lease or a delay that is over: it is anybody's, which means ours.
-                self._queues.move(task_id, TaskState(status="queued"))
-                if known.state.cancel_requested:
-                    self._end_queued(task_id, Canceled())
+                self._attend(task_id, given_up(known.state))
                 self.dispatch()
 
     def _expire(self, task_id: str, state: TaskState) -> None:
         if state.attempt == 0:
             self._end_queued(task_id, StartedTooLate())
 
-    def _watch_lease(self, task_id: str) -> None:
-        self._alarms.set(("lease", task_id), lease_ends(self._clock.monotonic()))
+    def _forget_alarms(self, task_id: str) -> None:
+        for kind in ("lease", "again", "expires"):
+            self._alarms.clear((kind, task_id))
 
     def _storing(self) -> int:
         return sum(attempt.storing for attempt in self._attempts.values())
@@ -300,11 +337,11 @@ class Dispatcher:
 
     def _drop(self, partitions: frozenset[Partition]) -> None:
         self._owned -= partitions
+        self._take_back(partitions)
         for partition in partitions:
             self._catching_up.pop(partition, None)
         for task_id in self._queues.forget(partitions):
-            for kind in ("lease", "delayed", "expires"):
-                self._alarms.clear((kind, task_id))
+            self._forget_alarms(task_id)
         self._places = {
             task_id: kept
             for task_id, places in self._places.items()
@@ -339,10 +376,25 @@ class Dispatcher:
         for model, card in self._pool.cards().items():
             self._metrics.runners.labels(model).set(card.runners)
 
+    def take_no_more(self) -> None:
+        """Start nothing from now on; what no runner has taken yet is queued, for whoever owns it next."""
+        self._stopping = True
+        self._take_back(self._owned)
+
+    def _take_back(self, partitions: Collection[Partition]) -> None:
+        # Its start would be told too late: the next owner reads no further than to where the log ends now.
+        for attempt in self._attempts.values():
+            if attempt.partition in partitions and not attempt.accepted:
+                attempt.stop(RunnerBusy("The task is somebody else's now."))
+
+    def hurry(self) -> None:
+        """Let `stop`, now or later, wait no longer for what runs."""
+        self._hurried.set()
+
     async def stop(self, grace: float) -> None:
         """Start nothing more; give what runs `grace` seconds to end, then give it back so that nobody need wait."""
-        self._stopping = True
-        deadline = asyncio.ensure_future(self._clock.sleep(grace))
+        self.take_no_more()
+        deadline = asyncio.ensure_future(self._grace(grace))
         while self._background and not deadline.done():
             await asyncio.wait((deadline, *self._background), return_when=asyncio.FIRST_COMPLETED)
         deadline.cancel()
@@ -352,3 +404,11 @@ class Dispatcher:
         await asyncio.gather(*self._background, return_exceptions=True)
         for attempt in left:
             self._handler.give_back(attempt)
+
+    async def _grace(self, seconds: float) -> None:
+        over = (asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._hurried.wait()))
+        try:
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in over:
+                one.cancel()

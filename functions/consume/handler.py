@@ -18,6 +18,7 @@ from tasks.errors import (
     GenerationFailed,
     QueueUnavailable,
     RanTooLong,
+    RunnerLoading,
     RunnerLost,
     StartedTooLate,
     StoreUnavailable,
@@ -55,7 +56,13 @@ class Attempt:
     queued_seconds: float
     step: int = 0
     steps: int = 0
+    accepted: bool = False
+    """A runner took it. Before that nobody need hear of it, and should it come to nothing, it was no attempt."""
     storing: bool = False
+    looks_first: bool = False
+    """An earlier attempt may have written an outcome."""
+    heard: bool = False
+    """Its owner has read that it was released, or that it is not to begin."""
     generating: "asyncio.Future[None] | None" = None
     stopped_by: TaskError | None = None
     pictures: list[tuple[Frame, bytes]] = field(default_factory=list)
@@ -92,13 +99,13 @@ class Handler:
         task = attempt.task
         heartbeat = asyncio.ensure_future(self._heartbeat(attempt))
         try:
-            self._log.emit(self._started(attempt), attempt.partition)
-            log.info("started", extra={"task_id": task.task_id, "attempt": attempt.number, "runner": slot.runner.url})
             try:
                 await self._generate(attempt, slot)
             except TaskError as error:
-                if isinstance(error, RunnerLost):
+                if isinstance(error, RunnerLost | RunnerLoading):
                     slot.lost()
+                if isinstance(error, RunnerLost) and not attempt.accepted:
+                    error = RunnerLoading(error.detail)
                 return await self._failed(attempt, error)
             finally:
                 attempt.storing = bool(attempt.pictures)
@@ -163,12 +170,17 @@ class Handler:
     async def release(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         """Say that the attempt is over and the task is queued again."""
         released = self._released(attempt, code, delay, counts)
-        await self._insist(lambda: self._log.append_event(released, attempt.partition))
+        if attempt.accepted:
+            await self._insist(lambda: self._log.append_event(released, attempt.partition))
+        else:
+            await self._clock.sleep(delay)
+            attempt.heard = True
         return released
 
     def give_back(self, attempt: Attempt) -> None:
         """Say, without waiting, that this process ends before the attempt: should nobody hear it, the lease lapses."""
-        self._log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
+        if attempt.accepted:
+            self._log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
 
     def _released(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         self._metrics.retries.labels(attempt.task.model_name, code).inc()
@@ -207,6 +219,8 @@ class Handler:
         began = emitted = self._clock.monotonic()
         async with aclosing(slot.runner.run(self._request(attempt))) as frames:
             async for frame in frames:
+                if not attempt.accepted:
+                    self._begin(attempt, slot)
                 match frame.kind:
                     case "started":
                         began = self._clock.monotonic()
@@ -234,6 +248,12 @@ class Handler:
             raise GenerationFailed(
                 f"The runner ended with {len(attempt.pictures)} of {attempt.task.image_params.num_images} pictures."
             )
+
+    def _begin(self, attempt: Attempt, slot: Slot) -> None:
+        attempt.accepted = True
+        self._log.emit(self._started(attempt), attempt.partition)
+        about = {"task_id": attempt.task.task_id, "attempt": attempt.number, "runner": slot.runner.url}
+        log.info("started", extra=about)
 
     async def _failed(self, attempt: Attempt, error: TaskError) -> Outcome | Released:
         attempt.pictures.clear()
@@ -263,12 +283,20 @@ class Handler:
             )
 
         in_order = sorted(attempt.pictures, key=lambda picture: picture[0].header["index"])
-        return tuple(await asyncio.gather(*(put(frame, data) for frame, data in in_order)))
+        puts = await asyncio.gather(*(put(frame, data) for frame, data in in_order), return_exceptions=True)
+        stored = tuple(one for one in puts if isinstance(one, StoredImage))
+        for error in puts:
+            if isinstance(error, BaseException):
+                # The next attempt's pictures have other names: nobody would ever ask for these.
+                await self._insist(lambda: self._store.delete_images([image.key for image in stored]))
+                raise error
+        return stored
 
     async def _heartbeat(self, attempt: Attempt) -> None:
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
-            self._log.emit(self._progress(attempt), attempt.partition)
+            if attempt.accepted:
+                self._log.emit(self._progress(attempt), attempt.partition)
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))

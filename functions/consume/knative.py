@@ -83,7 +83,7 @@ async def serve(settings: Settings) -> None:
     async with feeding(settings) as fed:
         site = web.AppRunner(application(fed), access_log=None, shutdown_timeout=settings.consumer_grace)
         await site.setup()
-        await web.TCPSite(site, settings.consumer_host, settings.consumer_port).start()
+        await web.TCPSite(site, settings.listen_host, settings.consumer_port).start()
         log.info("ready for events on port %s", settings.consumer_port)
         await stop.wait()
         await site.cleanup()

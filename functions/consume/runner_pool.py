@@ -49,6 +49,8 @@ class Slot:
 
     def lost(self) -> None:
         """The runner did not answer: nothing goes there until it says again what it can do."""
+        if self.member.card is not None:
+            log.warning("runner %s of %s is away: it stopped answering", self.runner.url, self.member.card.model)
         self.member.card = None
 
 
@@ -113,6 +115,10 @@ class RunnerPool:
             except QueueUnavailable:
                 return
             self._published[model] = card
+
+    def learn(self, card: RunnerCard) -> None:
+        """What the log said of a model when this process started: should its runners be gone, that is published too."""
+        self._published.setdefault(card.model, card)
 
     def cards(self) -> dict[str, RunnerCard]:
         """What each model can do now; one whose runners are all away keeps its last card, with no runners."""

@@ -47,6 +47,7 @@ def wire(
         pool=pool,
         handler=handler,
         clock=clock,
+        owner=owner,
         metrics=metrics,
         max_unstored=settings.max_unstored,
     )

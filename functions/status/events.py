@@ -23,10 +23,13 @@ async def stream(status: Status, task_id: str, heartbeat: float = HEARTBEAT_SECO
                 return
             while not changed.is_set():
                 try:
-                    await asyncio.wait_for(changed.wait(), heartbeat)
+                    # Not wait_for: in Python 3.11 it can lose a cancel that comes together with the change.
+                    async with asyncio.timeout(heartbeat):
+                        await changed.wait()
                 except TimeoutError:
                     yield b": still here\n\n"
             changed.clear()
+    yield b"retry: 1000\n: this gateway is about to end; connect again\n\n"
 
 
 def _kind(before: Known | None, now: Known) -> str:

@@ -94,6 +94,8 @@ class Follower:
                 case TaskRead(first=True, refusal=None):
                     self.queues.add(change.task, change.place.partition, change.state)
                     self._wake(change.task.task_id)
+                case TaskRead():
+                    self.queues.unexpect(change.task.task_id)
                 case EventRead():
                     self.queues.move(change.event.task_id, change.after)
                     if change.after != change.before:

@@ -14,6 +14,9 @@ from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.state import TaskState
 from tasks.task import TASK_ID, Task
 
+_LATEST = 253_402_300_799.0
+"""The end of the year 9999: no date is later."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -146,4 +149,9 @@ def _ended(outcome: Outcome, partition: int) -> Known:
 
 
 def _rfc3339(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # Anybody may have written a record, with any time.
+    return (
+        datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

@@ -5,25 +5,32 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from tasks.errors import BodyTooLarge, InvalidRequest, MalformedBody, UnsupportedMediaType
 from tasks.task import GenerateRequest
 
+_DIGITS = 18
+"""No length has more; Python itself reads no number of some thousands."""
+
 
 async def read_body(headers: Mapping[str, str], stream: AsyncIterator[bytes], limit: int) -> bytes:
-    """The body's bytes, read no further than `limit`. Raises UnsupportedMediaType, BodyTooLarge."""
+    """The body's bytes, read no further than `limit`. Raises UnsupportedMediaType, BodyTooLarge, MalformedBody."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaType(f"The body is sent as {kind or 'nothing'}; it must be application/json.")
     too_large = BodyTooLarge(f"The body may have at most {limit} bytes.")
     declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > limit):
         raise too_large
     body = bytearray()
-    async for piece in stream:
-        body += piece
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for piece in stream:
+            body += piece
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise MalformedBody("The body was cut off.") from error
     return bytes(body)
 
 

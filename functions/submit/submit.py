@@ -1,17 +1,19 @@
 """Validate, append, answer."""
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
 from config.settings import Settings
 from functions.status.follower import Follower
 from functions.status.status import Known, Status
+from functions.submit.admission import Limits, refusal
 from functions.submit.task_ids import MAX_KEY, TaskIds
 from tasks.accept import accept
-from tasks.errors import IdempotencyKeyReused, InvalidRequest
-from tasks.ports import Clock, TaskLog
+from tasks.errors import IdempotencyKeyReused, InvalidRequest, TaskError
+from tasks.ports import Clock, Place, TaskLog
 from tasks.state import TaskState
-from tasks.task import GenerateRequest, fingerprint
+from tasks.task import GenerateRequest, Task, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Submit:
     async def __call__(self, request: GenerateRequest, key: str | None = None, traceparent: str | None = None) -> Known:
         """The task as accepted and appended; with a key that was used before, the one that is there, as it is now.
 
-        Raises the TaskError that says what is not possible, or QueueUnavailable.
+        Raises the TaskError that says what is not possible, UserQueueFull, QueueFull or QueueUnavailable.
         """
         if key is None:
             return await self._append(request, self.ids.new(), None, traceparent)
@@ -67,10 +69,27 @@ class Submit:
         )
         if traceparent is not None:
             task = task.model_copy(update={"traceparent": traceparent})
-        place = await self.log.append_task(task)
+        self._admit(task)
+        place = await self._expecting(task)
         log.info(
             "accepted",
             extra={"task_id": task_id, "model": task.model_name, "lane": task.topic, "partition": place.partition},
         )
         await self.follower.reached({(place.topic, place.partition): place.offset + 1}, _READ_BACK_SECONDS)
         return self.status.read(task_id) or Known(task, TaskState(), None, None, task.created_at)
+
+    def _admit(self, task: Task) -> None:
+        queues, card = self.follower.queues, self.follower.view.cards()[task.model_name]
+        limits = Limits(self.settings.max_queued_tasks_per_user, self.settings.max_queued_tasks)
+        refused = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), card.runners)
+        if refused is not None:
+            raise refused
+
+    async def _expecting(self, task: Task) -> Place:
+        queues = self.follower.queues
+        queues.expect(task)
+        try:
+            return await self.log.append_task(task)
+        except (TaskError, asyncio.CancelledError):
+            queues.unexpect(task.task_id)
+            raise

@@ -50,7 +50,11 @@ def check_machine(runners: int) -> None:
         wanted = ports(runners)
     except ValueError as error:
         refuse(str(error))
+    uses: dict[int, str] = {}
     for what, number in wanted.items():
+        if number and number in uses:
+            refuse(f"{uses[number]} and {what} cannot both have port {number}.")
+        uses[number] = what
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -1,5 +1,6 @@
 """Every process of `make run` as a table: command, what it needs, how it says that it is ready."""
 
+import ipaddress
 import json
 import os
 import urllib.error
@@ -72,6 +73,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequenc
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_CONTAINERIZED": "1",  # BentoML starts no second worker: what killed the first is told instead
         "PYTHONUNBUFFERED": "1",
+        "LISTEN_HOST": HOST,
         # Parts share the cores; two that each take all of them are slower than both together need be.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
@@ -79,6 +81,7 @@ def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequenc
     runners = {model: first + n for n, model in enumerate(models)}
     urls = ",".join(f"http://{HOST}:{number}" for number in runners.values())
     consumer_port, gateway_port = port("CONSUMER_PORT", CONSUMER_PORT), port("GATEWAY_PORT", GATEWAY_PORT)
+    host = HOST if ipaddress.ip_address(settings.listen_host).is_unspecified else settings.listen_host
     return [
         [Part("kafka", tuple(kafka.command()), ready=kafka.ready, grace=3)],
         [Part("s3", tuple(s3.command()), ready=s3.ready, grace=1)],
@@ -102,9 +105,12 @@ def rows(settings: Settings, home: Path, models: Sequence[str], missing: Sequenc
         ],
         [
             replace(
-                _service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, shared, after=("topics",)),
-                # Ready means that the first curl works: every model must have reached the gateway.
-                ready=_offers(gateway_port, runners),
+                _service(home, "gateway", "bentos.gateway:GatewayService", gateway_port, {
+                    **shared, "LISTEN_HOST": settings.listen_host, "GATEWAY_NOTICE": "0", "GATEWAY_GRACE": "2"
+                }, after=("topics",)),
+                # Ready means that the first curl works: every model must have reached the gateway. It does not tell
+                # which have where API keys are on, for we have none.
+                ready=_answers(gateway_port, host) if settings.api_keys_file else _offers(gateway_port, host, runners),
             )
         ],
     ]  # fmt: skip
@@ -119,27 +125,27 @@ def _service(
 ) -> Part:
     bentoml_home = home / "bentoml" / name
     bentoml_home.mkdir(parents=True, exist_ok=True)
-    command = f"python -m bentoml serve {service} --host {HOST} --port {number} --timeout-keep-alive 75"
+    command = f"python -m bentoml serve {service} --host {env['LISTEN_HOST']} --port {number} --timeout-keep-alive 75"
     env = {**env, "BENTOML_HOME": str(bentoml_home)}
     return Part(name, tuple(command.split()), env, after=after, ready=_answers(number), grace=3, by_worker=True)
 
 
-def _offers(number: int, models: Collection[str]) -> Callable[[], bool]:
+def _offers(number: int, host: str, models: Collection[str]) -> Callable[[], bool]:
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{number}/models", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{host}:{number}/models", timeout=2) as answer:
                 offered = {entry["model_name"] for entry in json.load(answer)["models"] if entry["runners"]}
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
-        return set(models) <= offered and _answers(number)()
+        return set(models) <= offered and _answers(number, host)()
 
     return ready
 
 
-def _answers(number: int) -> Callable[[], bool]:
+def _answers(number: int, host: str = HOST) -> Callable[[], bool]:
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{number}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{host}:{number}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False

@@ -1,12 +1,14 @@
 """What only a real broker can do to us."""
 
 import asyncio
+import logging
 import uuid
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from adapters.kafka_client import Outage
 from adapters.kafka_log import KafkaLog
 from adapters.kafka_topics import create_topics
 from config.settings import Settings
@@ -34,6 +36,23 @@ async def test_an_append_is_answered_in_time_where_the_broker_was_never_there() 
     async with asyncio.timeout(5):
         with pytest.raises(QueueUnavailable):
             await log.append_event(cancel(), 0)
+    await log.close()
+
+
+async def test_once_the_broker_is_known_to_be_away_nobody_waits_for_it_and_the_log_says_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = KafkaLog(Settings(kafka_bootstrap_servers=f"127.0.0.1:{free_ports(1)[0]}", kafka_timeout=60.0))
+    async with asyncio.timeout(20):
+        while not log._outage.away:
+            await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        for _ in range(100):
+            with pytest.raises(QueueUnavailable):
+                await log.append_event(cancel(), 0)
+            with pytest.raises(QueueUnavailable):
+                await log.ends()
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["kafka is away"]
     await log.close()
 
 
@@ -110,3 +129,20 @@ async def test_topics_are_made_once_and_refused_where_their_partitions_differ(
         future.result(10)
     with pytest.raises(SystemExit, match="same number of partitions"):
         create_topics(other)
+
+
+def test_an_outage_is_said_once_whatever_late_news_there_is_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    outage, down = Outage(), KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    outage.fails(outage.answers)
+    outage.error(down)
+    assert not outage.away, "an idle connection that is closed looks like this"
+    for _ in range(100):
+        outage.error(down)
+        outage.fails(outage.answers)
+    asked = outage.answers
+    outage.works()
+    outage.error(down)
+    outage.fails(asked)
+    outage.works()
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["kafka is away", "kafka is back"]

@@ -36,3 +36,8 @@ async def test_a_name_without_addresses_is_left_out_and_the_others_stay(names: d
 
 async def test_an_address_is_itself():
     assert await resolve(["http://127.0.0.1:3001"]) == ["http://127.0.0.1:3001"]
+
+
+async def test_a_runner_behind_tls_keeps_its_name_which_its_certificate_is_for(names: dict[str, list[str]]):
+    names["a"] = ["10.0.0.1", "10.0.0.2"]
+    assert await resolve(["https://a", "http://a"]) == ["https://a", "http://10.0.0.1:80", "http://10.0.0.2:80"]

@@ -1,10 +1,15 @@
 """What every ImageStore promises: on the twin, on the real server, and on moto."""
 
 import asyncio
+import logging
+import socket
+import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.server import ThreadedMotoServer
 
 from adapters.memory_store import MemoryStore
@@ -98,6 +103,92 @@ async def test_a_store_that_is_away_says_so_in_time(
         with pytest.raises(StoreUnavailable):
             await store.put_outcome(outcome(IDS[0]))
     store.close()
+
+
+def _conflict(**_: object) -> None:
+    answer = {"Error": {"Code": "OperationAborted"}, "ResponseMetadata": {"HTTPStatusCode": 409}}
+    raise ClientError(answer, "PutObject")  # type: ignore[arg-type]
+
+
+async def test_a_picture_that_meets_another_write_of_its_name_is_to_be_tried_again(
+    monkeypatch: pytest.MonkeyPatch, moto: str
+) -> None:
+    store = S3Store(_settings(monkeypatch, moto))
+    monkeypatch.setattr(store._client, "put_object", _conflict)
+    with pytest.raises(StoreUnavailable):
+        await store.put_image("k", b"x", "image/png")
+    store.close()
+
+
+async def test_a_write_once_that_meets_another_is_made_again_after_a_pause_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, moto: str
+) -> None:
+    store = S3Store(_settings(monkeypatch, moto))
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(store._client, "put_object", _conflict)
+    monkeypatch.setattr("adapters.s3_store.asyncio.sleep", pause)
+    with pytest.raises(StoreUnavailable):
+        await store.put_once("k", b"x")
+    assert pauses
+    assert all(pauses)
+    store.close()
+
+
+async def test_while_the_store_is_away_one_caller_asks_and_the_others_are_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, moto: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = _settings(monkeypatch, moto)
+    create_bucket(settings)
+    store = S3Store(settings)
+    put, asked, answers, away = store._client.put_object, 0, threading.Event(), True
+
+    def put_object(**fields: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if away:
+            answers.wait(30)
+            raise EndpointConnectionError(endpoint_url="x")
+        return put(**fields)
+
+    async def puts(count: int) -> list[BaseException | None]:
+        calls = (store.put_image(f"k{n}", b"x", "image/png") for n in range(count))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    monkeypatch.setattr(store._client, "put_object", put_object)
+    answers.set()
+    assert isinstance((await puts(1))[0], StoreUnavailable)
+    answers.clear()
+    asks = asyncio.ensure_future(puts(1))
+    async with asyncio.timeout(10):
+        while asked < 2:
+            await asyncio.sleep(0.01)
+        assert all(isinstance(told, StoreUnavailable) for told in await puts(100))
+    assert asked == 2
+    away = False
+    answers.set()
+    await asks
+    assert [*await puts(1), *await puts(30)] == [None] * 31
+    assert [record.message.partition(":")[0] for record in caplog.records if record.name == "adapters.s3_store"] == [
+        "the store is away",
+        "the store is back",
+    ]
+    store.close()
+
+
+async def test_a_store_that_hangs_is_away_within_its_time_limit_for_what_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        async with asyncio.timeout(store._patience + 1.5):
+            with pytest.raises(StoreUnavailable):
+                await store.get_outcome(IDS[0])
+        store.close()
 
 
 async def test_a_store_that_overwrites_what_must_be_written_once_is_refused(

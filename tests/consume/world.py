@@ -67,6 +67,7 @@ class Running:
 
     async def stop(self, grace: float = 30.0) -> None:
         """End it as SIGTERM does."""
+        self.consumer.dispatcher.take_no_more()
         for task in self.work:
             task.cancel()
         await asyncio.gather(*self.work, return_exceptions=True)
@@ -146,8 +147,9 @@ class World:
 
     def events(self, task: Task) -> list[Event]:
         """Every event about the task, in the order of the log."""
-        found = [parse_event(record.value) for records in self.broker.topics[EVENTS].values() for record in records]
-        return [event for event in found if event is not None and event.task_id == task.task_id]
+        records = [record for records in self.broker.topics[EVENTS].values() for record in records]
+        found = [parse_event(record.value) for record in records if record.key.startswith(task.task_id)]
+        return [event for event in found if event is not None]
 
     def started(self, task: Task) -> list[int]:
         """The attempts started."""
@@ -161,7 +163,7 @@ class World:
         assert all(one == outcomes[0] for one in outcomes), "two different outcomes were announced"
         stored = self.store.objects[f"tasks/{task.task_id}/outcome.json"]
         assert Outcome.model_validate_json(stored) == outcomes[0]
-        assert all(image.key in self.store.objects for image in outcomes[0].images)
+        assert all(image.key in self.store.objects for image in outcomes[0].images), "a picture is missing"
         return outcomes[0]
 
     def status(self, task: Task) -> str | None:

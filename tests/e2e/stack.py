@@ -154,7 +154,7 @@ class Stack:
         home = self.folder / f"bentoml-{port}"
         home.mkdir(parents=True)
         env = self.env(BENTOML_HOME=str(home), LOG_DIR=str(self.folder / "logs"), **more)
-        command = [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
         command += ["--timeout-keep-alive", "75"]
         return self._add(name, command, env, port)
 

@@ -20,7 +20,7 @@ async def _publish(stack: Stack, model: str) -> None:
 
 def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
     asyncio.run(_publish(stack, "nobody-runs-this"))
-    gateway = stack.gateway().ready()
+    gateway = stack.gateway(GATEWAY_NOTICE="1").ready()
     api = Api(gateway.url)
     until(lambda: "nobody-runs-this" in httpx.get(f"{gateway.url}/models").text, what="the model known")
     with ThreadPoolExecutor(1) as pool:
@@ -34,3 +34,14 @@ def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
         answer = asked.result(1)
     assert time.monotonic() - began < 10
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+
+
+def test_a_second_signal_ends_a_gateway_at_once_and_its_worker_with_it(stack: Stack):
+    gateway = stack.gateway(GATEWAY_NOTICE="300").ready()
+    family = gateway._family()
+    gateway.process.terminate()
+    until(lambda: httpx.get(f"{gateway.url}/readyz").status_code == 503, what="it is not ready")
+    assert httpx.get(f"{gateway.url}/livez").headers["connection"] == "close"
+    gateway.process.terminate()
+    assert gateway.process.wait(10) != 0
+    until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 10, "nobody left")

@@ -43,6 +43,13 @@ def test_a_taken_port_is_one_sentence_with_the_port_and_the_way_out(
             make_run.check_machine(runners=0)
 
 
+def test_two_parts_with_one_port_are_one_sentence_that_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "18123")
+    monkeypatch.setenv("CONSUMER_PORT", "18123")
+    with pytest.raises(SystemExit, match=r"\(GATEWAY_PORT\) and .* \(CONSUMER_PORT\) cannot both have port 18123"):
+        make_run.check_machine(runners=0)
+
+
 def test_a_disk_without_room_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 1024**2))
     with pytest.raises(SystemExit, match=r"the disk has 0\.3 GiB free; at least 2 GiB are needed"):

@@ -137,3 +137,42 @@ def test_positions_are_the_order_of_service(submitted: list[tuple[str, str]]) ->
         queues.move(entry.task_id, RUNNING)
         served.append(entry.task_id)
     assert served == sorted(told, key=lambda task_id: told[task_id] or 0)
+
+
+IDS = "123456"
+_happening = st.tuples(
+    st.sampled_from(["expect", "unexpect", "add", "move", "forget", "remove"]),
+    st.sampled_from(IDS),
+    st.sampled_from([QUEUED, RUNNING, DONE]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_happening, max_size=40))
+def test_the_load_is_what_counting_every_task_gives(happened: list[tuple[str, str, TaskState]]) -> None:
+    queues, expected = Queues({}), set[str]()
+    tasks = {i: task(i, user="ab"[int(i) % 2], model=("sd", "flux")[int(i) // 4]) for i in IDS}
+    seen = set[str]()
+    for what, task_id, state in happened:
+        one = tasks[task_id]
+        match what:
+            case "expect" if task_id not in seen:
+                queues.expect(one)
+                expected.add(task_id)
+            case "unexpect":
+                queues.unexpect(task_id)
+                expected.discard(task_id)
+            case "add":
+                queues.add(one, int(task_id) % 3, state)
+                seen.add(task_id)
+                expected.discard(task_id)
+            case "move":
+                queues.move(task_id, state)
+            case "forget":
+                queues.forget([int(task_id) % 3])
+            case "remove":
+                queues.queue(one.model_name).remove(task_id)
+    waiting = [tasks[i] for i in IDS if any(i in queues.queue(model) for model in ("sd", "flux"))]
+    for user in "ab":
+        counted = waiting + [tasks[i] for i in expected]
+        assert queues.load(user) == (sum(one.user_id == user for one in counted), len(counted))

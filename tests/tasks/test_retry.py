@@ -9,10 +9,12 @@ FREE = {"runner_busy", "runner_loading"}
 LATER = {
     "generation_failed",
     "out_of_memory",
+    "queue_full",
     "queue_unavailable",
     "runner_lost",
     "starting_up",
     "store_unavailable",
+    "user_queue_full",
     "worker_failed",
 }
 NEVER = ERRORS.keys() - FREE - LATER

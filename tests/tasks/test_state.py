@@ -55,10 +55,18 @@ EVENTS: dict[str, Event] = {
     **{status: outcome(status) for status in sorted(ENDED)},
 }
 SECOND = {"status": "running", "attempt": 2, "owner": "a", "step": 0, "steps": 0, "delay": 0.0}
+FIRST = {"status": "running", "attempt": 1, "tries": 1, "owner": "a"}
+"""Whatever is first heard of an attempt: its start may have been lost."""
 GIVEN_BACK = {"status": "queued", "owner": "", "step": 0, "steps": 0, "delay": 5.0}
 MOVES: dict[tuple[str, str], dict[str, object]] = {
     ("queued", "started 1"): {"status": "running", "attempt": 1, "tries": 1, "owner": "a"},
     ("queued", "started 2"): SECOND | {"tries": 1},
+    ("queued", "progress"): FIRST | {"step": 4, "steps": 10},
+    ("queued", "earlier progress"): FIRST | {"step": 2, "steps": 10},
+    ("queued", "another owner's progress"): FIRST | {"owner": "b", "step": 4, "steps": 10},
+    ("queued", "released"): GIVEN_BACK | {"attempt": 1, "tries": 1},
+    ("queued", "released uncounted"): GIVEN_BACK | {"attempt": 1},
+    ("queued", "another owner's release"): GIVEN_BACK | {"attempt": 1, "tries": 1},
     ("running", "started 2"): SECOND | {"tries": 2},
     ("running", "progress"): {"step": 4},
     ("running", "released"): GIVEN_BACK | {"tries": 1},

@@ -1,0 +1,42 @@
+"""Whether there is room in the queue for one more task."""
+
+from typing import NamedTuple
+
+from tasks.errors import QueueFull, TaskError, UserQueueFull
+from tasks.fair_queue import FairQueue
+from tasks.queues import Load
+
+_SOONEST, _LATEST = 1.0, 60.0
+"""Seconds: bounds of what a refused caller is told to wait."""
+
+
+class Limits(NamedTuple):
+    """How many tasks may be queued."""
+
+    of_user: int
+    of_all: int
+
+
+def refusal(load: Load, limits: Limits, queue: FairQueue, runners: int) -> TaskError | None:
+    """Why one more task of this user cannot be queued now, or None.
+
+    `queue` and `runners` are those of the task's model: from them comes the estimate of when a place will be free. One
+    is when the next task is started; one of this user's is when every other user has had a turn.
+    """
+    turn = queue.mean_cost / max(1, runners)
+    if load.of_user >= limits.of_user:
+        return UserQueueFull(
+            f"You have {load.of_user} tasks queued; one user may have {limits.of_user} (MAX_QUEUED_TASKS_PER_USER).",
+            field="user_id",
+            retry_after=_bounded(turn * queue.users),
+        )
+    if load.of_all >= limits.of_all:
+        return QueueFull(
+            f"{load.of_all} tasks are queued; the service takes {limits.of_all} (MAX_QUEUED_TASKS).",
+            retry_after=_bounded(turn),
+        )
+    return None
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, _SOONEST), _LATEST)

@@ -1,0 +1,97 @@
+"""A runner that is told to end: it takes nothing more, says so, and finishes what it took."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from config.settings import Settings
+from runners.model_folder import inspect
+from runners.server import build_app
+from tasks.frames import Decoder, Frame
+from tests.runners.test_server import body, until
+
+
+@dataclass
+class Served:
+    """A runner on a loop of its own."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop
+    app: Any
+
+    def leave(self) -> Any:
+        """As at SIGTERM; a future of its end."""
+        return asyncio.run_coroutine_threadsafe(self.app.state.leave(), self.loop)
+
+    def refuses(self) -> bool:
+        """Whether all that could bring it a task says so."""
+        asked = (httpx.get(f"{self.url}/card"), httpx.get(f"{self.url}/readyz"))
+        ran = httpx.post(f"{self.url}/run", json=body())
+        return all((one.status_code, one.json()["code"]) == (503, "runner_loading") for one in (*asked, ran))
+
+
+@contextmanager
+def served(cache: Path, grace: float) -> Iterator[Served]:
+    settings = Settings(model_name="sd-mini", model_cache_dir=cache, runner_device="cpu", runner_grace=grace)  # type: ignore[call-arg]
+    app = build_app(inspect(cache, "sd-mini"), settings)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
+    thread.start()
+    runner = Served(f"http://127.0.0.1:{port}", loop, app)
+    try:
+        until(lambda: _ready(runner.url), 90)
+        yield runner
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        loop.close()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_refuses_new_tasks_at_once_and_finishes_its_own(cache: Path) -> None:
+    with served(cache, grace=60) as runner:
+        decoder, frames = Decoder(), list[Frame]()
+        left: Any = None
+        with httpx.stream("POST", f"{runner.url}/run", json=body(steps=150), timeout=90) as answer:
+            for data in answer.iter_raw():
+                frames += decoder.feed(data)
+                if left is None and any(frame.kind == "step" for frame in frames):
+                    left = runner.leave()
+                    until(runner.refuses, 10)
+                    assert not left.done()
+        assert [frame.kind for frame in frames[-3:]] == ["step", "image", "end"]
+        left.result(30)
+        assert runner.refuses()
+        assert httpx.get(f"{runner.url}/livez").status_code == 200
+
+
+def test_what_does_not_end_within_the_grace_is_given_back(cache: Path) -> None:
+    with served(cache, grace=0.2) as runner:
+        decoder, frames = Decoder(), list[Frame]()
+        left: Any = None
+        asked = body(steps=150, width=128, height=128)
+        with httpx.stream("POST", f"{runner.url}/run", json=asked, timeout=60) as answer:
+            for data in answer.iter_raw():
+                frames += decoder.feed(data)
+                left = left or runner.leave()
+        left.result(30)
+        assert [frame.kind for frame in frames[-2:]] == ["error", "end"]
+        assert frames[-2].header["code"] == "runner_loading"

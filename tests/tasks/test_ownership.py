@@ -1,0 +1,80 @@
+"""What an owner does about a task: a table. That the rules together keep the promises is shown in tests/protocol."""
+
+import pytest
+
+from tasks.events import CancelRequested, Progress, Released
+from tasks.ownership import Due, Offer, calls_for_a_look, due, given_up, may_begin
+from tasks.state import TaskState, apply
+
+QUEUED = TaskState()
+WAITING = TaskState("queued", attempt=1, tries=1, delay=5.0)
+MINE = TaskState("running", attempt=1, tries=1, owner="me")
+OTHERS = TaskState("running", attempt=1, tries=1, owner="other")
+LATER = TaskState("running", attempt=2, tries=2, owner="other")
+CANCELED = TaskState("queued", cancel_requested=True)
+CANCELED_ELSEWHERE = TaskState("running", attempt=1, tries=1, owner="other", cancel_requested=True)
+ENDED = TaskState("completed")
+
+
+def said(what: Due) -> str:
+    error = getattr(what, "error", None)
+    return f"{type(what).__name__} {error and error.code()}"
+
+
+@pytest.mark.parametrize(
+    ("state", "mine", "expected"),
+    [
+        (QUEUED, None, "Offer None"),
+        (WAITING, None, "Offer None"),
+        (OTHERS, None, "Watch None"),
+        (MINE, None, "Watch None"),
+        (CANCELED, None, "End canceled"),
+        (CANCELED_ELSEWHERE, None, "Watch None"),
+        (given_up(CANCELED_ELSEWHERE), None, "End canceled"),
+        (given_up(OTHERS), None, "Offer None"),
+        (ENDED, None, "Close None"),
+        (ENDED, 1, "Close None"),
+        (given_up(ENDED), None, "Close None"),
+        (QUEUED, 1, "Keep None"),
+        (MINE, 1, "Keep None"),
+        (OTHERS, 2, "Keep None"),
+        (OTHERS, 1, "Stop runner_busy"),
+        (LATER, 1, "Stop runner_busy"),
+        (CANCELED, 1, "Stop canceled"),
+    ],
+)
+def test_what_is_due(state: TaskState, mine: int | None, expected: str):
+    assert said(due(state, mine, "me")) == expected
+
+
+def test_a_task_given_back_waits_for_its_delay_and_one_whose_time_has_come_does_not():
+    assert due(WAITING, None, "me") == Offer(5.0)
+    assert due(given_up(WAITING), None, "me") == Offer(0.0)
+
+
+def progress(attempt: int) -> Progress:
+    return Progress(task_id="0" * 32, at=0.0, attempt=attempt, owner="other", step=0, steps=0)
+
+
+def test_every_sign_of_life_of_a_running_task_is_a_reason_to_look_and_a_repeated_word_of_a_queued_one_is_not():
+    assert calls_for_a_look(progress(1), OTHERS, apply(OTHERS, progress(1)), "me")
+    assert not calls_for_a_look(progress(1), WAITING, apply(WAITING, progress(1)), "me")
+    cancel = CancelRequested(task_id="0" * 32, at=0.0)
+    assert calls_for_a_look(cancel, QUEUED, apply(QUEUED, cancel), "me")
+    assert not calls_for_a_look(cancel, CANCELED, apply(CANCELED, cancel), "me")
+
+
+def test_our_own_release_is_a_reason_to_look_even_where_it_moves_nothing():
+    released = Released(task_id="0" * 32, at=0.0, attempt=1, owner="me")
+    assert apply(LATER, released) == LATER
+    assert calls_for_a_look(released, LATER, LATER, "me")
+
+
+@pytest.mark.parametrize(
+    ("state", "number", "may"),
+    [(QUEUED, 1, True), (OTHERS, 2, True), (LATER, 2, False), (WAITING, 1, False), (ENDED, 2, False), (None, 1, False)],
+)
+def test_an_attempt_begins_only_while_the_task_is_ours_and_no_other_attempt_began(
+    state: TaskState | None, number: int, may: bool
+):
+    assert may_begin(state, number) is may
