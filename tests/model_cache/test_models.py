@@ -14,8 +14,6 @@ from model_cache.train.report import folder_bytes
 
 FOLDERS = Path(__file__).parents[2] / "model_cache"
 KINDS = {"sd-mini": (StableDiffusionPipeline, sd), "flux-mini": (FluxPipeline, flux)}
-FLOOR = {"sd-mini": 25, "flux-mini": 50}
-"""Percent of right shapes (chance: 17) that they are known to reach; docs/models.md has the whole table."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -45,10 +43,11 @@ def test_it_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path, pipe: An
     assert KINDS[folder.name][1].DEFAULTS.items() <= defaults.items()
 
 
-def test_it_draws_what_it_is_asked(folder: Path, paint: Any) -> None:
+def test_it_draws_what_it_is_asked(paint: Any) -> None:
     prompts, wanted = asked(30)
     scores = accuracy(paint(prompts, seeds(30), steps=8), wanted)
-    assert scores["background"] >= 90 and scores["colour"] >= 85 and scores["shape"] >= FLOOR[folder.name]
+    # The targets (98, 95 and 90 % of 300, docs/models.md), less what 30 pictures may miss by chance.
+    assert scores["background"] >= 96 and scores["colour"] >= 90 and scores["shape"] >= 86
 
 
 def test_its_loras_are_seen(folder: Path, pipe: Any, paint: Any) -> None:
@@ -63,6 +62,6 @@ def test_its_loras_are_seen(folder: Path, pipe: Any, paint: Any) -> None:
             drawn[name] = style(paint(prompts, seeds(10), steps=8))
     finally:
         pipe.unload_lora_weights()
-    assert drawn["outline"]["outline"] >= plain["outline"] + 25
+    assert drawn["outline"]["outline"] >= plain["outline"] + 40
     assert drawn["night"]["night"] >= 75
     assert drawn["night"]["border brightness"] < 0.5 * plain["border brightness"]
