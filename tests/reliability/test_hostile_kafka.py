@@ -126,6 +126,10 @@ async def test_a_header_whose_name_is_no_text_stops_nobody(kafka: KafkaServer) -
     settings = kafka_settings(kafka.bootstrap)
     await asyncio.to_thread(create_topics, settings)
     async with consuming(settings) as store:
+        # By then the interpreter has its quick ways through the reader, and one of them does not see the client's error.
+        for task_id in (warm := [uuid.uuid4().hex for _ in range(40)]):
+            await asyncio.to_thread(write, settings, GOOD % task_id.encode(), headers=[("a", b"b")])
+        await ends(store, warm[-1])
         task_id = uuid.uuid4().hex
         value = GOOD % task_id.encode()
         await asyncio.to_thread(write_header_name, kafka.bootstrap, settings.lane_names[0], value, b"\xff\xfe")
