@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 
-from model_cache.build_minis import build_minis
-from tests.e2e.stack import Api, Part, Stack, until
+from tests.e2e.stack import ROOT, Api, Part, Stack, until
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model_cache folder with both miniatures."""
-    folder = tmp_path_factory.mktemp("model_cache")
-    build_minis(folder)
-    return folder
+def models() -> Path:
+    """The project's own folder of models, with both miniatures."""
+    return ROOT / "model_cache"
 
 
 @pytest.fixture(scope="session")
