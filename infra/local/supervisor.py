@@ -146,11 +146,19 @@ class Supervisor:
     def _watcher(self, part: Part) -> Watcher:
         lines = {stream: _Lines(part.name, self._say, self._last[part.name]) for stream in ("stdout", "stderr")}
 
-        def drain(watcher: Watcher, process_pid: int, **_: Any) -> None:
-            process = watcher.processes[process_pid]
-            for stream, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-                if not pipe.closed:
-                    lines[stream].drain(pipe.fileno())
+        outputs: dict[str, int] = {}
+
+        def spawned(watcher: Watcher, pid: int, **_: Any) -> bool:
+            # circus closes its own ends once a part it stops has died, what is still in them unread.
+            process = watcher.processes[pid]
+            outputs.update((name, os.dup(getattr(process, name).fileno())) for name in lines)
+            return True
+
+        def drain(**_: Any) -> None:
+            for name, descriptor in outputs.items():
+                lines[name].drain(descriptor)
+                os.close(descriptor)
+            outputs.clear()
 
         def ended(exit_code: int, **_: Any) -> None:
             self._ended[part.name] = exit_code
@@ -166,7 +174,7 @@ class Supervisor:
             graceful_timeout=part.grace,
             stdout_stream={"stream": lines["stdout"]},
             stderr_stream={"stream": lines["stderr"]},
-            hooks={"before_reap": (drain, False), "after_reap": (ended, False)},
+            hooks={"after_spawn": (spawned, False), "before_reap": (drain, False), "after_reap": (ended, False)},
         )
 
 
