@@ -121,6 +121,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         "MAX_UNSTORED": str(MAX_UNSTORED),
         "MAX_QUEUED_TASKS_PER_USER": str(OF_USER),
         "CLIENT_TIMEOUT": "5",
+        "S3_TIMEOUT": "2",
     }
     stack.folder.mkdir()
     try:
