@@ -6,7 +6,6 @@ All state moves on what is read from the log; the dispatcher runs in one event l
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Collection, Coroutine
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from functions.consume.alarms import Alarms
 from functions.consume.handler import Attempt, Handler
 from functions.consume.metrics import Metrics
 from functions.consume.runner_pool import RunnerPool, Slot
+from functions.consume.share import Share
 from tasks.errors import RunnerBusy, StartedTooLate, TaskError
 from tasks.events import Released
 from tasks.lease import LAST_LOOK_SECONDS, lease_ends
@@ -32,11 +32,10 @@ from tasks.ownership import (
     may_begin,
     may_have_ended,
 )
-from tasks.ports import Assigned, Clock, Delivery, Partition, Place, Records, Revoked, TaskLog
+from tasks.ports import Assigned, Clock, Delivery, Partition, Records, Revoked, TaskLog
 from tasks.queues import Queues
 from tasks.state import TaskState
 from tasks.task import Task
-from tasks.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +70,7 @@ class Dispatcher:
         self._alarms = Alarms(clock)
         self._attempts: dict[str, Attempt] = {}
         self._ending: set[str] = set()
-        self._catching_up: dict[Partition, int] = {}
-        self._owned: set[Partition] = set()
-        self._watermarks: dict[tuple[str, Partition], Watermark] = defaultdict(Watermark)
-        self._places: dict[str, list[Place]] = {}
+        self._share = Share(log)
         self._background: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._stopping = False
@@ -102,15 +98,13 @@ class Dispatcher:
     @property
     def ready(self) -> bool:
         """Whether it has read all it must know before it starts a task."""
-        return bool(self._owned) and not self._catching_up
+        return self._share.ready
 
     def take(self, delivery: Delivery) -> None:
         """Take in one delivery and hand out what can be started now."""
         match delivery:
             case Assigned():
-                for partition, until in delivery.events_until.items():
-                    self._owned.add(partition)
-                    self._catching_up[partition] = until
+                self._share.add(delivery.events_until)
                 self._catch_up()
             case Revoked():
                 self._drop(delivery.partitions)
@@ -128,7 +122,7 @@ class Dispatcher:
                 self._event_read(change)
             case Unreadable(record=record) if record.kind == "task":
                 # Now, not in `_bury`: a later offset, once opened, would let this one pass.
-                self._watermarks[record.place.topic, record.place.partition].opened(record.place.offset)
+                self._share.open(record.place)
                 self._spawn(self._bury(change))
             case Unreadable() if not self.ready:
                 # It was there before, so whoever read it first has buried it; it would be again at every start.
@@ -139,14 +133,14 @@ class Dispatcher:
                 self._pool.learn(card)
 
     def _task_read(self, read: TaskRead) -> None:
-        place = read.place
-        self._watermarks[place.topic, place.partition].opened(place.offset)
+        partition = read.place.partition
         if read.state.ended:
-            self._close([place])
+            self._share.open(read.place)
+            self._share.close([read.place])
             return
-        self._places.setdefault(read.task.task_id, []).append(place)
-        if read.first and place.partition not in self._catching_up:
-            self._take_in(read.task, place.partition, read.state, read.refusal)
+        self._share.open(read.place, read.task.task_id)
+        if read.first and not self._share.is_catching_up(partition):
+            self._take_in(read.task, partition, read.state, read.refusal)
 
     def _take_in(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
         if refusal is not None:
@@ -167,9 +161,9 @@ class Dispatcher:
         mine = self._attempts.get(task_id)
         if mine is not None and isinstance(event, Released) and event.owner == self._owner:
             mine.heard |= event.attempt == mine.number
-        if read.partition in self._catching_up:
+        if self._share.is_catching_up(read.partition):
             if read.after.ended:
-                self._close(self._places.pop(task_id, []))
+                self._share.end(task_id)
         elif calls_for_a_look(event, read.before, read.after, self._owner):
             self._attend(task_id, read.after)
 
@@ -182,7 +176,7 @@ class Dispatcher:
                     mine.stop(RunnerBusy("The task has ended."))
                 self._forget_alarms(task_id)
                 self._queues.move(task_id, state)
-                self._close(self._places.pop(task_id, []))
+                self._share.end(task_id)
             case Stop(error):
                 assert mine is not None
                 mine.stop(error)
@@ -203,17 +197,12 @@ class Dispatcher:
                 self._queues.move(task_id, state)
 
     def _catch_up(self) -> None:
-        offsets = None
-        for partition, until in tuple(self._catching_up.items()):
-            offsets = offsets or self._events_read()
-            if offsets.get(partition, 0) >= until:
-                del self._catching_up[partition]
-                for known in self._view.unfinished(partition):
-                    if known.task is not None:
-                        self._take_in(known.task, partition, known.state, known.refusal)
-
-    def _events_read(self) -> dict[Partition, int]:
-        return {p: end for (topic, p), end in self._view.offsets().items() if topic == self._log.events_topic}
+        if self._share.ready:
+            return
+        for partition in self._share.caught_up(self._view.offsets()):
+            for known in self._view.unfinished(partition):
+                if known.task is not None:
+                    self._take_in(known.task, partition, known.state, known.refusal)
 
     def dispatch(self) -> None:
         """Start every task that is next in its model's queue and for which a runner has room."""
@@ -275,8 +264,7 @@ class Dispatcher:
     def _state(self, task_id: str) -> TaskState | None:
         """What is known of a task of a partition that is ours and whose events have been read."""
         known = self._view.get(task_id)
-        ours = known is not None and known.partition in self._owned and known.partition not in self._catching_up
-        return known.state if known is not None and ours else None
+        return known.state if known is not None and self._share.may_act(known.partition) else None
 
     def _end_queued(self, task_id: str, error: TaskError) -> None:
         known = self._view.get(task_id)
@@ -299,7 +287,7 @@ class Dispatcher:
     async def _bury(self, change: Unreadable) -> None:
         await self._handler.bury(change.record, change.reason)
         if change.record.kind == "task":
-            self._close([change.record.place])
+            self._share.close([change.record.place])
 
     async def _ring(self) -> None:
         async for kind, task_id in self._alarms.ring():
@@ -328,27 +316,11 @@ class Dispatcher:
     def _monotonic(self, unix: float) -> float:
         return self._clock.monotonic() + unix - self._clock.now()
 
-    def _close(self, places: list[Place]) -> None:
-        for place in places:
-            watermark = self._watermarks.get((place.topic, place.partition))
-            if watermark is not None and place.partition in self._owned:
-                watermark.closed(place.offset)
-                self._log.commit(place.topic, place.partition, watermark.value)
-
     def _drop(self, partitions: frozenset[Partition]) -> None:
-        self._owned -= partitions
+        self._share.drop(partitions)
         self._take_back(partitions)
-        for partition in partitions:
-            self._catching_up.pop(partition, None)
         for task_id in self._queues.forget(partitions):
             self._forget_alarms(task_id)
-        self._places = {
-            task_id: kept
-            for task_id, places in self._places.items()
-            if (kept := [place for place in places if place.partition not in partitions])
-        }
-        for key in [key for key in self._watermarks if key[1] in partitions]:
-            del self._watermarks[key]
         self._view.forget(partitions)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -379,7 +351,7 @@ class Dispatcher:
     def take_no_more(self) -> None:
         """Start nothing from now on; what no runner has taken yet is queued, for whoever owns it next."""
         self._stopping = True
-        self._take_back(self._owned)
+        self._take_back(self._share.partitions)
 
     def _take_back(self, partitions: Collection[Partition]) -> None:
         # Its start would be told too late: the next owner reads no further than to where the log ends now.

@@ -175,8 +175,8 @@ class Day(World):
         for one in self.alive():
             left = [known.task_id for known in one.consumer.view.unfinished()]
             dispatcher = one.consumer.dispatcher
-            if left or dispatcher._attempts or dispatcher._background or dispatcher._places:
-                wrong.append(f"a consumer still holds {left or dispatcher._attempts or dispatcher._places}")
+            if left or dispatcher._attempts or dispatcher._background or dispatcher._share.unfinished:
+                wrong.append(f"a consumer still holds {left or dispatcher._attempts or dispatcher._share.unfinished}")
         if busy := [task_id for runner in self.runners.values() for task_id in runner.running]:
             wrong.append(f"a runner still runs {busy}")
         return wrong

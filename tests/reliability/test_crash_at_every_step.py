@@ -125,7 +125,7 @@ def commit_when_a_task_starts(patch: pytest.MonkeyPatch) -> None:
 
     def hasty(self: Dispatcher, task: Task, partition: Partition, *more: object) -> None:
         start(self, task, partition, *more)  # type: ignore[arg-type]
-        self._close(self._places[task.task_id])
+        self._share.end(task.task_id)
 
     patch.setattr(Dispatcher, "_start", hasty)
 
@@ -186,7 +186,7 @@ def forget_that_a_record_nobody_can_read_is_still_to_be_buried(patch: pytest.Mon
     def hasty(self: Dispatcher, change: object) -> None:
         changed(self, change)  # type: ignore[arg-type]
         if record := getattr(change, "record", None):
-            self._close([record.place])
+            self._share.close([record.place])
 
     patch.setattr(Dispatcher, "_changed", hasty)
 
