@@ -27,7 +27,11 @@ def stack() -> Iterator[Stack]:
         build_minis(folder / "models")
         with running(kafka), running(s3):
             built = Stack(kafka.bootstrap, s3.env, folder / "models", folder)
-            built.settings["LOG_LEVEL"] = "INFO"
+            built.settings |= {
+                "LOG_LEVEL": "INFO",
+                "MAX_QUEUED_TASKS": "10000000",
+                "MAX_QUEUED_TASKS_PER_USER": "10000000",
+            }
             built.provision()
             with built.running():
                 yield built
