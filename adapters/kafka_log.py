@@ -1,4 +1,4 @@
-"""The log on Apache Kafka: what is written, and the face of what is read (kafka_reader.py)."""
+"""The log on Apache Kafka: what is written, and the face of what is read (kafka_owner.py, kafka_follower.py)."""
 
 import asyncio
 import concurrent.futures
@@ -11,7 +11,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from adapters.kafka_client import Outage, client_config
-from adapters.kafka_reader import Follower, Owner
+from adapters.kafka_follower import Follower, Listener
+from adapters.kafka_owner import Owner
 from adapters.kafka_topics import LARGEST, partition_counts
 from config.settings import Settings
 from tasks.errors import BodyTooLarge, QueueUnavailable
@@ -141,6 +142,10 @@ class KafkaLog:
         """See TaskLog."""
         self._owner = Owner(self._settings, self._outage, self._admin, lambda: self._producer.flush(_FLUSH_SECONDS))
         return self._owner.deliveries()
+
+    def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        """See TaskLog."""
+        return Listener(self._settings, self._outage, offsets).records()
 
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         """See TaskLog."""

@@ -134,6 +134,15 @@ class MemoryLog:
         finally:
             self.leave()
 
+    async def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        """See TaskLog."""
+        positions = {(EVENTS, partition): offset for partition, offset in offsets.items()}
+        while True:
+            if records := self._read(positions):
+                yield Records(records)
+            else:
+                await self.broker.changed()
+
     def reassign(self, partitions: frozenset[Partition]) -> None:
         """The broker gives this member these partitions."""
         lost, won = self.owned - partitions, partitions - self.owned

@@ -116,6 +116,10 @@ class TaskLog(Protocol):
         """A share of the partitions, as the consumer needs it, for ever. All cards come first, to every owner."""
         ...
 
+    def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        """The events of these partitions from these offsets on, whoever owns them, for ever."""
+        ...
+
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         """Everything below offset is done. Ignored where the partition is not ours or the offset would go back."""
         ...

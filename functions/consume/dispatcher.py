@@ -12,7 +12,9 @@ from typing import Any
 
 from adapters.view import CardRead, Change, EventRead, TaskRead, Unreadable, View
 from functions.consume.alarms import Alarms
-from functions.consume.handler import Attempt, Handler
+from functions.consume.attempt import Attempt
+from functions.consume.departed import listen
+from functions.consume.handler import Handler
 from functions.consume.metrics import Metrics
 from functions.consume.runner_pool import RunnerPool, Slot
 from functions.consume.share import Share
@@ -254,6 +256,7 @@ class Dispatcher:
         finally:
             slot.release()
             del self._attempts[task_id]
+            attempt.over.set()
             self._metrics.running.dec()
             self.dispatch()
         # Where its release was read before this, nothing else says that the task needs somebody.
@@ -319,6 +322,7 @@ class Dispatcher:
     def _drop(self, partitions: frozenset[Partition]) -> None:
         self._share.drop(partitions)
         self._take_back(partitions)
+        self._listen(partitions)
         for task_id in self._queues.forget(partitions):
             self._forget_alarms(task_id)
         self._view.forget(partitions)
@@ -359,6 +363,24 @@ class Dispatcher:
             if attempt.partition in partitions and not attempt.accepted:
                 attempt.stop(RunnerBusy("The task is somebody else's now."))
 
+    def _listen(self, partitions: Collection[Partition]) -> None:
+        """Go on hearing of what runs here of these partitions, whose events are no longer read."""
+        left = {
+            task_id: (attempt, known.state)
+            for task_id, attempt in self._attempts.items()
+            if attempt.partition in partitions
+            and attempt.accepted
+            and not attempt.departed
+            and (known := self._view.get(task_id)) is not None
+        }
+        if not left:
+            return
+        for attempt, _ in left.values():
+            attempt.departed = True
+        topic, read = self._log.events_topic, self._view.offsets()
+        offsets = {attempt.partition: read.get((topic, attempt.partition), 0) for attempt, _ in left.values()}
+        self._spawn(listen(self._log, self._owner, left, offsets))
+
     def hurry(self) -> None:
         """Let `stop`, now or later, wait no longer for what runs."""
         self._hurried.set()
@@ -366,6 +388,7 @@ class Dispatcher:
     async def stop(self, grace: float) -> None:
         """Start nothing more; give what runs `grace` seconds to end, then give it back so that nobody need wait."""
         self.take_no_more()
+        self._listen(self._share.partitions)
         deadline = asyncio.ensure_future(self._grace(grace))
         while self._background and not deadline.done():
             await asyncio.wait((deadline, *self._background), return_when=asyncio.FIRST_COMPLETED)

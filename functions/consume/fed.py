@@ -17,7 +17,7 @@ from adapters.runner_client import HttpRunner, resolve, runner_session
 from adapters.s3_store import S3Store
 from adapters.view import CardRead, TaskRead, Unreadable, View
 from config.settings import Settings
-from functions.consume.handler import Attempt
+from functions.consume.attempt import Attempt
 from functions.consume.runner_pool import Slot
 from functions.consume.wiring import Consumer, wire
 from tasks.errors import StartedTooLate

@@ -8,9 +8,9 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TypeVar
 
+from functions.consume.attempt import Attempt
 from functions.consume.metrics import Metrics
 from functions.consume.runner_pool import Slot
 from tasks.errors import (
@@ -25,12 +25,11 @@ from tasks.errors import (
     TaskError,
     WorkerFailed,
 )
-from tasks.events import EndStatus, Event, Outcome, Progress, Released, Started, StoredImage, TaskFailure, Timings
+from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure, Timings
 from tasks.frames import Frame
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 from tasks.ports import Clock, ImageStore, Partition, Record, TaskLog
 from tasks.retry import Fail, decide
-from tasks.run import RunRequest
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -43,38 +42,6 @@ HAND_OVER_STEPS, HAND_OVER_SECONDS = 2, 0.05
 """The next task is sent when so little is left of the one before: it reaches the runner during the last step but one,
 and its prompt is encoded before the last."""
 _ENDINGS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
-
-
-@dataclass
-class Attempt:
-    """One attempt at one task."""
-
-    task: Task
-    partition: Partition
-    number: int
-    tries: int
-    queued_seconds: float
-    step: int = 0
-    steps: int = 0
-    accepted: bool = False
-    """A runner took it. Before that nobody need hear of it, and should it come to nothing, it was no attempt."""
-    storing: bool = False
-    looks_first: bool = False
-    """An earlier attempt may have written an outcome."""
-    heard: bool = False
-    """Its owner has read that it was released, or that it is not to begin."""
-    generating: "asyncio.Future[None] | None" = None
-    stopped_by: TaskError | None = None
-    pictures: list[tuple[Frame, bytes]] = field(default_factory=list)
-    timings: Timings = field(default_factory=Timings)
-    acceleration: dict[str, str] = field(default_factory=dict)
-
-    def stop(self, reason: TaskError) -> None:
-        """End the attempt with this reason, if its picture is not yet made."""
-        if self.stopped_by is None:
-            self.stopped_by = reason
-            if self.generating is not None:
-                self.generating.cancel()
 
 
 class Handler:
@@ -185,15 +152,7 @@ class Handler:
     def _released(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         self._metrics.retries.labels(attempt.task.model_name, code).inc()
         log.info("queued again", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
-        return Released(
-            task_id=attempt.task.task_id,
-            at=self._clock.now(),
-            attempt=attempt.number,
-            owner=self._owner,
-            code=code,
-            delay=delay,
-            counts=counts,
-        )
+        return attempt.released(self._owner, self._clock.now(), code, delay, counts)
 
     async def _generate(self, attempt: Attempt, slot: Slot) -> None:
         if attempt.stopped_by is not None:
@@ -217,7 +176,7 @@ class Handler:
 
     async def _read_frames(self, attempt: Attempt, slot: Slot) -> None:
         began = emitted = self._clock.monotonic()
-        async with aclosing(slot.runner.run(self._request(attempt))) as frames:
+        async with aclosing(slot.runner.run(attempt.request(self._max_runtime))) as frames:
             async for frame in frames:
                 if not attempt.accepted:
                     self._begin(attempt, slot)
@@ -232,7 +191,7 @@ class Handler:
                             slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
                             emitted = self._clock.monotonic()
-                            self._log.emit(self._progress(attempt), attempt.partition)
+                            self._log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
                     case "image":
                         attempt.pictures.append((frame, frame.payload))
                     case "end":
@@ -251,7 +210,7 @@ class Handler:
 
     def _begin(self, attempt: Attempt, slot: Slot) -> None:
         attempt.accepted = True
-        self._log.emit(self._started(attempt), attempt.partition)
+        self._log.emit(attempt.started(self._owner, self._clock.now()), attempt.partition)
         about = {"task_id": attempt.task.task_id, "attempt": attempt.number, "runner": slot.runner.url}
         log.info("started", extra=about)
 
@@ -296,7 +255,7 @@ class Handler:
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
             if attempt.accepted:
-                self._log.emit(self._progress(attempt), attempt.partition)
+                self._log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))
@@ -305,34 +264,3 @@ class Handler:
                 return await call()
             except (StoreUnavailable, QueueUnavailable):
                 await self._clock.sleep(next(delays))
-
-    def _started(self, attempt: Attempt) -> Event:
-        return Started(task_id=attempt.task.task_id, at=self._clock.now(), attempt=attempt.number, owner=self._owner)
-
-    def _progress(self, attempt: Attempt) -> Event:
-        return Progress(
-            task_id=attempt.task.task_id,
-            at=self._clock.now(),
-            attempt=attempt.number,
-            owner=self._owner,
-            step=attempt.step,
-            steps=attempt.steps or attempt.task.image_params.steps,
-        )
-
-    def _request(self, attempt: Attempt) -> RunRequest:
-        task, params = attempt.task, attempt.task.image_params
-        metadata = {"task_id": task.task_id, "model": task.model_name}
-        if task.alias is not None:
-            metadata["alias"] = f"{task.alias} answered by {task.model_name}"
-        return RunRequest(
-            task_id=task.task_id,
-            attempt=attempt.number,
-            model_name=task.model_name,
-            prompt=task.prompt,
-            negative_prompt=task.negative_prompt,
-            loras=task.loras,
-            metadata=metadata,
-            preview=task.previews,
-            max_runtime=task.max_runtime or self._max_runtime,
-            **params.model_dump(),
-        )

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from adapters.kafka_client import Outage
-from adapters.kafka_reader import Owner
+from adapters.kafka_owner import Owner
 from config.settings import Settings
 
 

@@ -159,6 +159,25 @@ async def test_a_follower_goes_on_from_the_offsets_it_is_given(bench: Bench) -> 
     assert [record.place for record in follower.of_kind("task")] == places[2:]
 
 
+async def test_a_listener_hears_the_events_of_its_partitions_alone_from_its_offsets_on_whoever_owns_them(
+    bench: Bench,
+) -> None:
+    log, owner = bench.log(), bench.log()
+    ids = [uuid.uuid4().hex for _ in range(4)]
+    async with reading(owner.own()) as owned:
+        await owned.until(lambda: owned.owned == set(range(PARTITIONS)))
+        for task_id in ids[:2]:
+            await log.append_event(CancelRequested(task_id=task_id, at=1.0), 1)
+        await log.append_event(CancelRequested(task_id=ids[2], at=1.0), 2)
+        async with reading(log.listen({1: 1})) as listener:
+            await listener.until(lambda: bool(listener.of_kind("event")))
+            await log.append_event(CancelRequested(task_id=ids[3], at=1.0), 1)
+            await listener.until(lambda: len(listener.of_kind("event")) == 2)
+        heard = [parse_event(record.value) for record in listener.records]
+        assert [event.task_id for event in heard if event] == [ids[1], ids[3]]
+        assert owned.owned == set(range(PARTITIONS))
+
+
 async def test_a_fresh_follower_starts_where_the_group_stands(bench: Bench) -> None:
     log = bench.log()
     places = [await log.append_task(bench.task()) for _ in range(3)]

@@ -86,6 +86,24 @@ async def test_what_does_not_end_within_the_grace_is_given_back_and_the_next_own
         assert w.outcome(task).attempt == 1
 
 
+async def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs():
+    async with world() as w:
+        await w.start()
+        canceled, other = await w.submit(image_params=LONG), await w.submit(image_params={"steps": 20})
+        ending = await told_to_end(w)
+        await w.start()
+        await w.cancel(canceled)
+        await w.clock.advance(0.2)
+        assert w.runner.dropped == [canceled.task_id]
+        assert w.status(canceled) == "canceled"
+        assert not ending.done()
+        await w.clock.advance(20)
+        await asyncio.wait_for(ending, 10)
+        assert w.status(other) == "completed"
+        assert [w.started(task) for task in (canceled, other)] == [[1], [1]]
+        assert w.watermark_at_end()
+
+
 async def test_a_second_signal_cuts_the_grace_short():
     async with world() as w:
         await w.start()

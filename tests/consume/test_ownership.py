@@ -104,6 +104,51 @@ async def test_an_attempt_whose_partition_went_while_it_looked_for_an_outcome_do
         assert not w.runner.ran
 
 
+async def moved_on(w: World) -> Task:
+    """A task that runs at the first owner, whose partition went to a second one meanwhile."""
+    first = await w.start()
+    task = await w.submit(image_params=LONG)
+    second = await w.start()
+    partition = w.broker.partition_of(task.model_name)
+    first.log.reassign(first.log.owned - {partition})
+    second.log.reassign(second.log.owned | {partition})
+    w.broker.wake()
+    await w.clock.advance(1)
+    assert w.started(task) == [1]
+    assert task.task_id in first.consumer.dispatcher._attempts
+    return task
+
+
+async def test_a_cancel_reaches_what_runs_at_an_owner_whose_partition_went_to_another():
+    async with world() as w:
+        task = await moved_on(w)
+        await w.cancel(task)
+        await w.clock.advance(0.2)
+        assert w.runner.dropped == [task.task_id]
+        assert w.status(task) == "canceled"
+        assert w.started(task) == [1]
+        assert w.watermark_at_end()
+
+
+async def test_what_was_taken_over_by_another_frees_the_runner_of_an_owner_whose_partition_went():
+    async with world() as w:
+        task = await moved_on(w)
+        write(w, started(task, 2), task)
+        await w.clock.advance(0.2)
+        assert w.runner.dropped == [task.task_id]
+        await w.clock.advance(LEASE_SECONDS + 1)
+        assert w.started(task) == [1, 2, 3]
+
+
+async def test_what_cannot_be_read_does_not_keep_a_cancel_from_what_runs_where_the_partition_went():
+    async with world() as w:
+        task = await moved_on(w)
+        w.broker.append(EVENTS, w.broker.partition_of(task.model_name), "?", b"{", {})
+        await w.cancel(task)
+        await w.clock.advance(0.2)
+        assert w.status(task) == "canceled"
+
+
 async def test_an_owner_that_was_stopped_reads_what_was_written_before_it_takes_a_task_whose_lease_seems_to_have_lapsed():
     async with world() as w:
         task = await w.submit()

@@ -2,6 +2,8 @@
 
 import signal
 
+import httpx
+
 from tests.e2e.stack import Api, Part, Stack, until
 
 LONG = {"steps": 150, "width": 128, "height": 128}
@@ -27,6 +29,17 @@ def test_a_consumer_killed_mid_task_loses_nothing(api: Api, consumer: Part):
     consumer.start().ready()
     for one in (task, *waiting, meanwhile):
         assert api.reached(one, "completed", "failed", seconds=120)["status"] == "completed"
+
+
+def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs(api: Api, consumer: Part):
+    task = api.submit(image_params=LONG)
+    api.stepping(task)
+    consumer.signal(signal.SIGTERM)
+    until(lambda: httpx.get(f"{consumer.url}/readyz").status_code == 503, what="the consumer ending")
+    assert api.cancel(task).status_code == 202
+    assert api.reached(task, "canceled", "completed", seconds=30)["status"] == "canceled"
+    until(lambda: consumer.process is not None and consumer.process.poll() == 0, what="the consumer gone")
+    consumer.start().ready()
 
 
 def test_a_second_consumer_that_joins_and_leaves_mid_task_makes_nothing_run_twice(

@@ -108,6 +108,19 @@ class Log:
             case Offer(delay):
                 return local._replace(queued=not delay, alarm=DELAYED if delay else None)
 
+    def overhear(self, owner: Owner, local: Local, state: TaskState) -> Local:
+        """What runs here of a partition that is another's stops when it should; all else is that other's to do."""
+        act = local.act
+        if act is None or act.phase != "make":
+            return local
+        match self._due(state, act.number, owner.name):
+            case Close():
+                return local._replace(act=act._replace(stop=act.stop or "runner_busy"))
+            case Stop(error):
+                return local._replace(act=act._replace(stop=act.stop or error.code()))
+            case _:
+                return local
+
     def assign(self, world: World, o: int) -> World:
         """The owner gets the partition, reads the events to their end and the lane from the committed offset, and takes
         in what it read."""

@@ -12,7 +12,7 @@ Taking a step raises BrokenPromiseError where it breaks one:
 from collections.abc import Iterator
 from functools import partial
 
-from tests.protocol.change import spent, with_owner
+from tests.protocol.change import spent, with_known, with_owner
 from tests.protocol.explore import Step
 from tests.protocol.log import Log
 from tests.protocol.rules import FOR_EVER, Rules
@@ -65,6 +65,9 @@ class Model:
                 yield Step(f"{what} is written and will be again", partial(log.repeat, world, o), fault=True)
         if any(local.unread for local in owner.tasks):
             yield Step(f"{name} reads", partial(log.read, world, o))
+        for t, task in enumerate(world.tasks):
+            if not owner.owns and (heard := log.overhear(owner, owner.tasks[t], task.log)) != owner.tasks[t]:
+                yield Step(f"{name} hears of task {t}, which is another's", partial(with_known, world, o, t, heard))
         if owner.owns and world.group != name:
             yield Step(f"{name} hears that it owns nothing", partial(_dropped, world, o))
         if not owner.owns and world.group == NOBODY and (o == 0 or world.begun):

@@ -175,6 +175,9 @@ class FatedLog:
             yield Revoked(frozenset(held))
             held.clear()
 
+    def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        return self._fate.stream(lambda _: "hear", self._log.listen(offsets))
+
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         self._fate.tell("commit", lambda: self._log.commit(lane, partition, offset))
 

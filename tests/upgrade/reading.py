@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from adapters.kafka_reader import _noted_ms
+from adapters.kafka_owner import _noted_ms
 from tasks.events import parse_event
 from tasks.frames import Decoder
 from tasks.run import RunnerCard, RunRequest

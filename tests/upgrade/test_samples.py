@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.kafka_reader import _noted_ms
+from adapters.kafka_owner import _noted_ms
 from tasks.events import Outcome
 from tests.upgrade.reading import (
     FROM_THE_FUTURE,
