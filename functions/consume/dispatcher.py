@@ -334,9 +334,13 @@ class Dispatcher:
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) and self._failure and not self._failure.done():
-            # What was lost with it is in the log: a new start picks it up.
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # What was lost with it is in the log: a new start picks it up.
+        if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
+        else:
+            log.error("not finished", exc_info=error)
 
     def measure(self) -> None:
         """Set the gauges to how things stand."""
