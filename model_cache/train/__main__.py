@@ -16,7 +16,7 @@ from model_cache.train import flux, lora, sd
 from model_cache.train.data import latents
 from model_cache.train.device import DEVICE
 from model_cache.train.judge import trained_judge
-from model_cache.train.loop import train
+from model_cache.train.loop import Trainee, train
 from model_cache.train.report import folder_bytes, latent_rgb, report
 from model_cache.train.vae import trained_vae
 
@@ -59,10 +59,12 @@ def build(model: str, work: Path, out: Path) -> None:
         )
     fresh = work / "export"
     shutil.rmtree(fresh, ignore_errors=True)
-    for style, how in lora.STYLES.items():
-        drawn = latents(vae, work, f"latents-{style}", singles=1200, pairs=300, **how)
-        inner = new_trainee(pipe, drawn)
-        lora.train_lora(pipe, family.PART, family.LORA_LAYERS, inner, style, work, fresh / "loras")
+
+    def learn(**styles: bool) -> Trainee:
+        drawn = latents(vae, work, "-".join(("latents", *styles)), singles=1200, pairs=300, **styles)
+        return family.styled(pipe, drawn)
+
+    lora.train_loras(pipe, family.PART, family.LORA_LAYERS, learn, work, fresh / "loras")
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.half()

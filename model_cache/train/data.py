@@ -30,7 +30,7 @@ class Latents:
 
         Until `progress` (0..1) is well on, most captions say all and nothing else, and pictures hold one object.
         """
-        plain, pairs = (0.85, 0.0) if progress < 0.45 else (0.4, 0.25)
+        plain, pairs = (0.85, 0.0) if progress < 0.3 else (0.2, 0.25)
         rows = torch.randint(self.singles, (BATCH,), generator=dice)
         if self.singles < len(self.values):
             twos = torch.randint(self.singles, len(self.values), (BATCH,), generator=dice)

@@ -17,7 +17,7 @@ from model_cache.train.measure import glance
 from model_cache.train.reader import teach
 from model_cache.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
-STEPS, RATE = 2800, 2e-3
+STEPS, RATE = 4000, 2e-3
 LATE = 0.5
 GUIDED_STEPS = 300
 GUIDED_RATE = 3e-4
@@ -104,22 +104,28 @@ def pack(latents: Tensor) -> Tensor:
 class FluxTrainee(Trainee):
     """Predicts noise minus picture at a random time. The guidance it is told means nothing before `GuidedTrainee`."""
 
-    def __init__(self, pipe: FluxPipeline, data: Latents, steps: int = 1) -> None:
+    def __init__(
+        self, pipe: FluxPipeline, data: Latents, steps: int = 1, guidance: tuple[float, float] = GUIDANCE
+    ) -> None:
         super().__init__()
         self.transformer, self.text_encoder, self.text_encoder_2 = (
             pipe.transformer,
             pipe.text_encoder,
             pipe.text_encoder_2,
         )
-        self.pipe, self.data, self.steps = pipe, data, steps
+        self.pipe, self.data, self.steps, self.guidance = pipe, data, steps, guidance
         self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32)
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
         clean, captions = self.data.batch(step, dice, step / self.steps)
         noisy, time, target = _between(pack(clean), dice)
-        guidance = _guidance(len(clean), dice)
+        guidance = self.told(len(clean), dice)
         error = self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float() - target
         return (error.square() * pack(edges(clean).expand_as(clean)).to(DEVICE)).mean()
+
+    def told(self, n: int, dice: torch.Generator) -> Tensor:
+        """The guidance each of n is told."""
+        return torch.empty(n).uniform_(*self.guidance, generator=dice).to(DEVICE)
 
     def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """What both text encoders make of them, exactly as the pipeline asks them."""
@@ -157,7 +163,7 @@ class GuidedTrainee(FluxTrainee):
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
         clean, captions = self.data.batch(step + 5_000_000, dice, 1.0)
         noisy, time, _ = _between(pack(clean), dice)
-        guidance = _guidance(len(clean), dice)
+        guidance = self.told(len(clean), dice)
         with torch.no_grad():
             words, silence = self.read(captions), self.read([""])
             twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, silence, strict=True)]
@@ -170,16 +176,17 @@ class GuidedTrainee(FluxTrainee):
         return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *words).float(), target)
 
 
+def styled(pipe: FluxPipeline, data: Latents) -> FluxTrainee:
+    """What a LoRA learns by. It is told guidance 1, which adds nothing; told more, it would unlearn that."""
+    return FluxTrainee(pipe, data, guidance=(1.0, 1.0))
+
+
 def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """A point between picture and noise at a random (logit-normal) time, and the way from one to the other."""
     noise = torch.randn(clean.shape, generator=dice)
     time = torch.sigmoid(torch.randn(len(clean), generator=dice) + LATE)
     clean, noise, time = clean.to(DEVICE), noise.to(DEVICE), time.to(DEVICE)
     return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
-
-
-def _guidance(n: int, dice: torch.Generator) -> Tensor:
-    return torch.empty(n).uniform_(*GUIDANCE, generator=dice).to(DEVICE)
 
 
 def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0):

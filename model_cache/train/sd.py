@@ -14,7 +14,7 @@ from model_cache.train.measure import glance
 from model_cache.train.reader import teach
 from model_cache.train.words import CLIP_LENGTH, clip_tokenizer
 
-STEPS, RATE = 2000, 3e-3
+STEPS, RATE = 3200, 3e-3
 LATE = 0.85
 DEFAULTS = {"width": 64, "height": 64, "steps": 20, "guidance_scale": 3.0}
 PART = "unet"
@@ -116,6 +116,11 @@ class SdTrainee(Trainee):
 
     def look(self, folder: Path, step: int) -> str:
         return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=10)
+
+
+def styled(pipe: StableDiffusionPipeline, data: Latents) -> SdTrainee:
+    """What a LoRA learns by."""
+    return SdTrainee(pipe, data)
 
 
 def painter(pipe: StableDiffusionPipeline):

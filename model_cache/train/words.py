@@ -15,14 +15,18 @@ T5_LENGTH = 32
 
 def clip_tokenizer() -> CLIPTokenizer:
     """Byte-pair encoding whose merges are learnt from the word list alone, until each word is one token."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters += [letter + "</w>" for letter in letters]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.train_from_iterator(
-        [[word] for word in WORDS], trainers.BpeTrainer(vocab_size=5000, end_of_word_suffix="</w>", show_progress=False)
+    # Named as special, each letter has its place from the start. The trainer itself would give word ends theirs as it
+    # meets them, another time another, and merge what is equally frequent in that order.
+    trainer = trainers.BpeTrainer(
+        vocab_size=5000, end_of_word_suffix="</w>", special_tokens=letters, show_progress=False
     )
+    learner.train_from_iterator([[word] for word in WORDS], trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    tokens = letters + ["".join(pair) for pair in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH)
