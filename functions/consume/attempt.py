@@ -3,9 +3,10 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from tasks.errors import TaskError
+from tasks.errors import RunnerBusy, TaskError
 from tasks.events import Progress, Released, Started, Timings
 from tasks.frames import Frame
+from tasks.ownership import Close, Due, Stop
 from tasks.ports import Partition
 from tasks.run import RunRequest
 from tasks.task import Task
@@ -44,6 +45,14 @@ class Attempt:
             self.stopped_by = reason
             if self.generating is not None:
                 self.generating.cancel()
+
+    def heed(self, due: Due) -> None:
+        """Stop, where that is due about its task."""
+        match due:
+            case Stop(error):
+                self.stop(error)
+            case Close():
+                self.stop(RunnerBusy("The task has ended."))
 
     def started(self, owner: str, at: float) -> Started:
         """That it began; `at`, here and below, in Unix seconds."""

@@ -8,9 +8,8 @@ from contextlib import aclosing
 from pydantic import ValidationError
 
 from functions.consume.attempt import Attempt
-from tasks.errors import RunnerBusy
 from tasks.events import parse_event
-from tasks.ownership import Close, Stop, due
+from tasks.ownership import due
 from tasks.ports import Partition, Record, TaskLog
 from tasks.state import TaskState, apply
 
@@ -51,8 +50,4 @@ def _read(record: Record, owner: str, attempts: dict[str, tuple[Attempt, TaskSta
     attempt, before = attempts[event.task_id]
     state = apply(before, event)
     attempts[event.task_id] = attempt, state
-    match due(state, attempt.number, owner):
-        case Stop(error):
-            attempt.stop(error)
-        case Close():
-            attempt.stop(RunnerBusy("The task has ended."))
+    attempt.heed(due(state, attempt.number, owner))

@@ -172,17 +172,15 @@ class Dispatcher:
     def _attend(self, task_id: str, state: TaskState) -> None:
         """Do what is due about a task of ours in this state."""
         mine = self._attempts.get(task_id)
-        match due(state, None if mine is None else mine.number, self._owner):
+        decided = due(state, None if mine is None else mine.number, self._owner)
+        if mine is not None:
+            mine.heed(decided)
+        match decided:
             case Close():
-                if mine is not None:
-                    mine.stop(RunnerBusy("The task has ended."))
                 self._forget_alarms(task_id)
                 self._queues.move(task_id, state)
                 self._share.end(task_id)
-            case Stop(error):
-                assert mine is not None
-                mine.stop(error)
-            case Keep():
+            case Keep() | Stop():
                 return
             case Watch():
                 self._queues.move(task_id, state)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-from tasks.ownership import Close, End, Keep, Offer, Stop, Watch
+from tasks.ownership import Close, Due, End, Keep, Offer, Stop, Watch
 from tasks.state import TaskState
 from tests.protocol.change import spent, with_local, with_owner, with_task
 from tests.protocol.explore import BrokenPromiseError
@@ -89,14 +89,10 @@ class Log:
         """The owner does what is due about a task in this state; a lease would last for so many ticks."""
         act = local.act
         match self._due(state, act.number if act is not None and act.number else None, owner.name):
-            case Close():
-                if act is not None and act.stoppable:
-                    act = act._replace(stop=act.stop or "runner_busy")
-                return local._replace(queued=False, alarm=None, act=act)
-            case Stop(error) if act is not None and act.stoppable:
-                return local._replace(act=act._replace(stop=act.stop or error.code()))
-            case Keep() | Stop():
-                return local
+            case Close() as decided:
+                return _heeded(local._replace(queued=False, alarm=None), decided)
+            case Keep() | Stop() as decided:
+                return _heeded(local, decided)
             case _ if act is not None:  # Its end is being written.
                 return local
             case Watch():
@@ -113,13 +109,7 @@ class Log:
         act = local.act
         if act is None or act.phase != "make":
             return local
-        match self._due(state, act.number, owner.name):
-            case Close():
-                return local._replace(act=act._replace(stop=act.stop or "runner_busy"))
-            case Stop(error):
-                return local._replace(act=act._replace(stop=act.stop or error.code()))
-            case _:
-                return local
+        return _heeded(local, self._due(state, act.number, owner.name))
 
     def assign(self, world: World, o: int) -> World:
         """The owner gets the partition, reads the events to their end and the lane from the committed offset, and takes
@@ -154,6 +144,20 @@ def _unread(owner: Owner, t: int, said: Said) -> Owner:
     if local.state is None:
         return owner
     return with_local(owner, t, local._replace(unread=(*local.unread, said)))
+
+
+def _heeded(local: Local, decided: Due) -> Local:
+    """What it has under way is to stop, where that is due and there is still a picture to be made."""
+    act = local.act
+    if act is None or not act.stoppable:
+        return local
+    match decided:
+        case Close():
+            return local._replace(act=act._replace(stop=act.stop or "runner_busy"))
+        case Stop(error):
+            return local._replace(act=act._replace(stop=act.stop or error.code()))
+        case _:
+            return local
 
 
 def _bare(state: TaskState) -> TaskState:
