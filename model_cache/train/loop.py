@@ -44,15 +44,15 @@ def train(
     """Train to the end, or from where the last run stopped; afterwards the trainee holds the averaged weights.
 
     AdamW, or Muon for the matrices and AdamW for the rest; a short warm-up, the full rate, and in the last third a
-    straight line to zero. A finished run is only loaded again.
+    straight line to zero. A finished run is only loaded again. Raises KeyError where what was kept does not fit.
     """
     work.mkdir(parents=True, exist_ok=True)
     trainee.to(DEVICE)
     finished, checkpoint, log = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt", work / f"{name}.jsonl"
-    if finished.exists():
-        trainee.load_state_dict(load_file(finished), strict=False)
-        return
     weights = {key: p for key, p in trainee.named_parameters() if p.requires_grad}
+    if finished.exists():
+        _fill(weights, load_file(finished))
+        return
     mean = {key: p.detach().clone() for key, p in weights.items()}
     optimizers = _optimizers(list(weights.values()), rate, muon)
     start = 0

@@ -48,3 +48,11 @@ def test_a_finished_run_is_only_loaded(tmp_path: Path) -> None:
     loaded = Line(falls_at=0)
     train(loaded, tmp_path, name="line", steps=20, rate=0.1)
     assert torch.equal(trained.line.weight, loaded.line.weight)
+
+
+def test_a_finished_run_of_other_weights_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    train(Line(), tmp_path, name="line", steps=2, rate=0.1)
+    other = Line()
+    other.curve = nn.Linear(1, 1)
+    with pytest.raises(KeyError, match="curve"):
+        train(other, tmp_path, name="line", steps=2, rate=0.1)
