@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-ROOMS := tasks adapters config functions bentos infra runners
+ROOMS := tasks adapters config functions bentos infra runners tools
 MINUTES ?= 10
 KILLS ?= 200
 SEED ?= 7
@@ -20,7 +20,7 @@ test: $(STAMP) ## run the whole suite against a broker and a store of its own
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP) ## kill, stop and restart every part under load: MINUTES=10 KILLS=200 SEED=7
-	$(BIN)/python -m tests.soak --minutes $(MINUTES) --kills $(KILLS) --seed $(SEED) $(ARGS)
+	$(BIN)/python -m tests.proofs.soak --minutes $(MINUTES) --kills $(KILLS) --seed $(SEED) $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
@@ -33,13 +33,13 @@ fmt: $(STAMP) ## mend what can be mended
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure: submit to first event, throughput, backlog, the engine
-	$(BIN)/python -m bench
+	$(BIN)/python -m tools.bench
 
 build: $(STAMP) ## build a Bento of the gateway and one of each model in model_cache
 	$(BIN)/python -m bentos.build
 
 docs: $(STAMP) ## write the tables that are made from code
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m tools.generate_docs
 
 lock: $(STAMP) ## resolve the requirements anew
 	$(COMPILE) --extra runner --extra local --extra dev -o requirements/dev.txt

@@ -13,7 +13,7 @@ _AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT, KafkaError._AU
 """No connection, one that nobody answers, or one that is refused."""
 
 
-class Outage:
+class Connectivity:
     """Whether the brokers are away; says so once, and once that they are back.
 
     An error alone is no proof: librdkafka calls all brokers down also where an idle connection was closed.
@@ -51,7 +51,7 @@ class Outage:
             log.warning("kafka is away: %s", self._doubt)
 
 
-def client_config(settings: Settings, outage: Outage, **more: Any) -> dict[str, Any]:
+def client_config(settings: Settings, outage: Connectivity, **more: Any) -> dict[str, Any]:
     """The librdkafka settings of a client; what KAFKA_CONFIG_* says wins."""
     quiet = logging.getLogger("librdkafka")
     quiet.setLevel(logging.CRITICAL)

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from adapters.kafka_client import Outage
+from adapters.kafka_client import Connectivity
 from adapters.kafka_reader import CALL_SECONDS, Reader
 from config.settings import Settings
-from tasks.ports import Partition, Records
+from tasks.log import Partition, Records
 
 
 class Follower(Reader):
     """Reads every partition of everything, in no group."""
 
-    def __init__(self, settings: Settings, outage: Outage, offsets: Mapping[tuple[str, Partition], int]) -> None:
+    def __init__(self, settings: Settings, outage: Connectivity, offsets: Mapping[tuple[str, Partition], int]) -> None:
         """From `offsets`, else where the group stands, else VIEW_HOURS back."""
         super().__init__(settings, outage)
         self._offsets = offsets
@@ -61,7 +61,7 @@ class Follower(Reader):
 class Listener(Reader):
     """Reads the events of some partitions."""
 
-    def __init__(self, settings: Settings, outage: Outage, offsets: Mapping[Partition, int]) -> None:
+    def __init__(self, settings: Settings, outage: Connectivity, offsets: Mapping[Partition, int]) -> None:
         """From these offsets."""
         super().__init__(settings, outage)
         self._offsets = offsets

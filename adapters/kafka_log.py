@@ -10,14 +10,14 @@ from collections.abc import AsyncGenerator, Mapping
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from adapters.kafka_client import Outage, client_config
+from adapters.kafka_client import Connectivity, client_config
 from adapters.kafka_follower import Follower, Listener
-from adapters.kafka_owner import Owner
+from adapters.kafka_group import GroupReader
 from adapters.kafka_topics import LARGEST, partition_counts
 from config.settings import Settings
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import Event, event_key
-from tasks.ports import Delivery, Partition, Place, Record, Records
+from tasks.log import Delivery, Partition, Place, Record, Records
 from tasks.run import RunnerCard
 from tasks.task import Task
 
@@ -36,7 +36,7 @@ class KafkaLog:
     def __init__(self, settings: Settings) -> None:
         """Connects in the background; a broker that is away is no error here."""
         self._settings = settings
-        self._outage = Outage()
+        self._outage = Connectivity()
         self._producer = Producer(
             client_config(
                 settings,
@@ -53,7 +53,7 @@ class KafkaLog:
             )
         )
         self._admin = AdminClient(client_config(settings, self._outage))
-        self._owner: Owner | None = None
+        self._owner: GroupReader | None = None
         self._closed = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._poller.start()
@@ -140,7 +140,9 @@ class KafkaLog:
 
     def own(self) -> AsyncGenerator[Delivery, None]:
         """See TaskLog."""
-        self._owner = Owner(self._settings, self._outage, self._admin, lambda: self._producer.flush(_FLUSH_SECONDS))
+        self._owner = GroupReader(
+            self._settings, self._outage, self._admin, lambda: self._producer.flush(_FLUSH_SECONDS)
+        )
         return self._owner.deliveries()
 
     def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:

@@ -15,9 +15,9 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from adapters.kafka_client import Outage, client_config
+from adapters.kafka_client import Connectivity, client_config
 from config.settings import Settings
-from tasks.ports import Delivery, Place, Record, RecordKind, Records
+from tasks.log import Delivery, Place, Record, RecordKind, Records
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ HANDOVER_SECONDS = 10.0
 class Reader:
     """The thread, and the queue out of it."""
 
-    def __init__(self, settings: Settings, outage: Outage) -> None:
+    def __init__(self, settings: Settings, outage: Connectivity) -> None:
         self._settings = settings
         self._outage = outage
         self._stop = threading.Event()
@@ -174,7 +174,6 @@ class Reader:
         key = message.key()
         return Record(
             kind=self._kinds[topic],
-            lane=topic,
             place=Place(topic, message.partition() or 0, message.offset() or 0),
             timestamp=message.timestamp()[1] / 1000,
             key=key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key or ""),

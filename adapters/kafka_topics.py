@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from adapters.kafka_client import Outage, client_config
+from adapters.kafka_client import Connectivity, client_config
 from config.settings import Settings
 
 _DAY_MS = 24 * 3600 * 1000
@@ -34,7 +34,7 @@ def create_topics(settings: Settings) -> None:
         settings.topic("models"): (1, _MODELS),
         settings.topic("dead_letter"): (1, _DEAD_LETTER),
     }
-    admin = AdminClient(client_config(settings, Outage()))
+    admin = AdminClient(client_config(settings, Connectivity()))
     new = [
         NewTopic(name, num_partitions=count, replication_factor=settings.kafka_replication, config=dict(config))
         for name, (count, config) in wanted.items()

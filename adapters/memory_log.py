@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
-from tasks.ports import Assigned, Clock, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
+from tasks.log import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
+from tasks.ports import Clock
 from tasks.run import RunnerCard
 from tasks.task import Task
 
@@ -36,7 +37,7 @@ class MemoryBroker:
         records = self.topics[topic][partition]
         place = Place(topic, partition, len(records))
         kind = _KINDS.get(topic, "task")
-        records.append(Record(kind, topic, place, self.clock.now(), key, value, headers))
+        records.append(Record(kind, place, self.clock.now(), key, value, headers))
         self.wake()
         return place
 
@@ -70,7 +71,7 @@ class MemoryLog:
         self.broker = broker
         self.events_topic = EVENTS
         self.owned: frozenset[Partition] = frozenset()
-        self._deaf = False
+        self._muted = False
         self._pending: list[Delivery] = []
         self._positions: dict[tuple[str, Partition], int] = {}
 
@@ -81,13 +82,13 @@ class MemoryLog:
 
     async def append_event(self, event: Event, partition: Partition) -> Place:
         """See TaskLog."""
-        if self._deaf:
+        if self._muted:
             raise QueueUnavailable
         return self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
     def emit(self, event: Event, partition: Partition) -> None:
         """See TaskLog."""
-        if not self.broker.down and not self._deaf:
+        if not self.broker.down and not self._muted:
             self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
     async def append_card(self, card: RunnerCard) -> None:
@@ -157,7 +158,7 @@ class MemoryLog:
 
     def commit(self, lane: str, partition: Partition, offset: int) -> None:
         """See TaskLog."""
-        if partition in self.owned and not self.broker.down and not self._deaf:
+        if partition in self.owned and not self.broker.down and not self._muted:
             key = (lane, partition)
             self.broker.committed[key] = max(offset, self.broker.committed.get(key, 0))
 
@@ -180,9 +181,9 @@ class MemoryLog:
             self._pending.clear()
             self.broker.rebalance()
 
-    def deaf(self) -> None:
+    def mute(self) -> None:
         """From now on nothing this process says arrives: it is dead, or cut off."""
-        self._deaf = True
+        self._muted = True
 
     async def close(self) -> None:
         """See TaskLog."""

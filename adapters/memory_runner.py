@@ -29,11 +29,11 @@ class MemoryRunner:
 
     @property
     def url(self) -> str:
-        """See Runner."""
+        """See RunnerClient."""
         return self._url
 
     async def card(self) -> RunnerCard:
-        """See Runner."""
+        """See RunnerClient."""
         if self.away:
             raise RunnerLost
         if self.loading:
@@ -41,7 +41,7 @@ class MemoryRunner:
         return self._card
 
     async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
-        """See Runner."""
+        """See RunnerClient."""
         if self.away:
             raise RunnerLost
         if self.loading:

@@ -1,15 +1,10 @@
 """The store's in-memory twin."""
 
-import functools
-import logging
 from collections.abc import Sequence
-
-from pydantic import ValidationError
 
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
-
-log = logging.getLogger(__name__)
+from tasks.outcome_json import outcome_key, read_outcome
 
 
 class MemoryStore:
@@ -64,23 +59,3 @@ class MemoryStore:
         """See ImageStore."""
         self._check()
         return self.objects.setdefault(key, data)
-
-
-def read_outcome(task_id: str, data: bytes) -> Outcome:
-    """The outcome as stored. Raises StoreUnavailable where this version cannot read it: the task has ended, so it must
-    not run again, and how it ended a newer version can tell."""
-    try:
-        return Outcome.model_validate_json(data)
-    except ValidationError as error:
-        _say_once(task_id)
-        raise StoreUnavailable(f"This version cannot read how task {task_id} ended.", retry_after=2) from error
-
-
-@functools.lru_cache(1000)
-def _say_once(task_id: str) -> None:
-    log.error("the stored outcome of a task cannot be read by this version", extra={"task_id": task_id})
-
-
-def outcome_key(task_id: str) -> str:
-    """Where the outcome of a task lies."""
-    return f"tasks/{task_id}/outcome.json"

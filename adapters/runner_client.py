@@ -49,7 +49,7 @@ async def resolve(urls: Sequence[str]) -> list[str]:
 
 
 class HttpRunner:
-    """See Runner."""
+    """See RunnerClient."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         """Connects at the first call."""
@@ -58,11 +58,11 @@ class HttpRunner:
 
     @property
     def url(self) -> str:
-        """See Runner."""
+        """See RunnerClient."""
         return self._url
 
     async def card(self) -> RunnerCard:
-        """See Runner."""
+        """See RunnerClient."""
         try:
             timeout = aiohttp.ClientTimeout(total=_CARD_SECONDS)
             async with self._session.get(f"{self._url}/card", timeout=timeout) as answer:
@@ -73,7 +73,7 @@ class HttpRunner:
             raise RunnerLost(f"The runner at {self._url} does not answer: {error or type(error).__name__}") from error
 
     async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
-        """See Runner."""
+        """See RunnerClient."""
         try:
             async with asyncio.timeout(_ACCEPT_SECONDS) as until_accepted:
                 async with self._session.post(

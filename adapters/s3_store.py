@@ -13,10 +13,10 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from adapters.memory_store import outcome_key, read_outcome
 from config.settings import Settings
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
+from tasks.outcome_json import outcome_key, read_outcome
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -104,13 +104,13 @@ class S3Store:
     async def put_outcome(self, outcome: Outcome) -> Outcome:
         """See ImageStore."""
         stands = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
-        return read_outcome(outcome.task_id, stands)
+        return _read_outcome(outcome.task_id, stands)
 
     async def get_outcome(self, task_id: str) -> Outcome | None:
         """See ImageStore."""
         try:
             async with self._soon():
-                return read_outcome(task_id, await self._get(outcome_key(task_id)))
+                return _read_outcome(task_id, await self._get(outcome_key(task_id)))
         except UnknownImage:
             return None
 
@@ -204,3 +204,17 @@ class S3Store:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _read_outcome(task_id: str, data: bytes) -> Outcome:
+    try:
+        return read_outcome(task_id, data)
+    except StoreUnavailable:
+        _log_unreadable(task_id)
+        raise
+
+
+@functools.lru_cache(1000)
+def _log_unreadable(task_id: str) -> None:
+    """Log it once a task: its owner asks again every few seconds."""
+    log.error("this version cannot read the stored outcome of a task", extra={"task_id": task_id})

@@ -5,20 +5,18 @@ Disposable: it is rebuilt from the log; offsets are kept in the same transaction
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from tasks.accept import accept, find_lane, unaccepted
 from tasks.errors import TaskError, from_code
-from tasks.events import Event, Outcome, parse_event
-from tasks.ports import Partition, Place, Record
+from tasks.events import Event, Outcome
+from tasks.log import Partition, Place, Record
+from tasks.reading import CardRead, EventRead, Reading, TaskRead, Unreadable, read_record
 from tasks.run import RunnerCard
 from tasks.state import TaskState, apply
-from tasks.task import Task, TaskRecord
+from tasks.task import Task
 
 VERSION = 1
 _SCHEMA = """
@@ -38,9 +36,9 @@ _STATE_SET = ", ".join(f"{name} = ?" for name in _STATE.split(", "))
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRead:
-    """A task record was read. `first` is False for another record of an id already known; `refusal` says why the
-    task cannot be done."""
+class TaskChange:
+    """A task record was applied. `state` is what is known of the task. `first` is False for another record of a task
+    whose record was already applied. `refusal`: see TaskRead."""
 
     task: Task
     place: Place
@@ -50,8 +48,8 @@ class TaskRead:
 
 
 @dataclass(frozen=True, slots=True)
-class EventRead:
-    """An event was read and moved (or did not move) its task."""
+class EventChange:
+    """An event was applied. It moved its task if `before` and `after` differ."""
 
     event: Event
     partition: Partition
@@ -59,22 +57,7 @@ class EventRead:
     after: TaskState
 
 
-@dataclass(frozen=True, slots=True)
-class CardRead:
-    """What a model's runners can do was read."""
-
-    card: RunnerCard
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A record that says nothing we understand."""
-
-    record: Record
-    reason: str
-
-
-Change = TaskRead | EventRead | CardRead | Unreadable
+Change = TaskChange | EventChange | CardRead | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +86,16 @@ class View:
             model: RunnerCard.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")
         }
-        self._readers: Mapping[str, Callable[[Record], Change | None]] = {
-            "task": self._read_task,
-            "event": self._read_event,
-            "card": self._read_card,
-        }
 
     def apply(self, records: Sequence[Record]) -> list[Change]:
-        """Take in records, in one transaction with the offsets behind them, and say what each of them changed."""
+        """Apply records in one transaction with the offsets behind them, and return what each of them changed."""
         changes: list[Change] = []
         ends: dict[tuple[str, Partition], int] = {}
         with self._db:
             for record in records:
-                change = self._readers[record.kind](record)
-                if change is not None:
-                    changes.append(change)
+                reading = read_record(record, self._cards, self._lanes)
+                if reading is not None:
+                    changes.append(self._apply(reading))
                 ends[record.place.topic, record.place.partition] = record.place.offset + 1
             self._db.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [(*key, end) for key, end in ends.items()]
@@ -186,32 +164,25 @@ class View:
         """Close the file."""
         self._db.close()
 
-    def _read_task(self, record: Record) -> Change:
-        try:
-            parsed = TaskRecord.model_validate_json(record.value)
-        except ValidationError as error:
-            return Unreadable(record, _reason(error))
-        created_at = record.timestamp if parsed.created_at is None else parsed.created_at
-        refusal = None
-        try:
-            lane = find_lane(record.lane, self._lanes)
-            task = accept(
-                parsed.model_copy(update={"topic": lane}),
-                task_id=parsed.task_id,
-                cards=self._cards,
-                lanes=self._lanes,
-                created_at=created_at,
-            )
-        except TaskError as error:
-            refusal = error
-            task = unaccepted(parsed, record.lane, created_at)
-        place = record.place
-        known = self._db.execute(
+    def _apply(self, reading: Reading) -> Change:
+        match reading:
+            case TaskRead():
+                return self._apply_task(reading)
+            case EventRead():
+                return self._apply_event(reading)
+            case CardRead(card):
+                self._cards[card.model] = card
+                self._db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (card.model, card.model_dump_json()))
+        return reading
+
+    def _apply_task(self, read: TaskRead) -> TaskChange:
+        task, place, refusal = read.task, read.place, read.refusal
+        row = self._db.execute(
             f"SELECT body IS NOT NULL, {_STATE} FROM tasks WHERE task_id = ?", (task.task_id,)
         ).fetchone()
-        state = _state(known[1:]) if known else TaskState()
-        if known and known[0]:
-            return TaskRead(task, place, state, first=False, refusal=refusal)
+        state = _state(row[1:]) if row else TaskState()
+        if row and row[0]:
+            return TaskChange(task, place, state, first=False, refusal=refusal)
         self._db.execute(
             'INSERT INTO tasks (task_id, partition, topic, "offset", body, refusal, updated_at) '
             "VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -224,26 +195,20 @@ class View:
                 place.offset,
                 task.model_dump_json(),
                 json.dumps([refusal.code(), refusal.detail]) if refusal else None,
-                created_at,
+                task.created_at,
             ),
         )
-        return TaskRead(task, place, state, first=True, refusal=refusal)
+        return TaskChange(task, place, state, first=True, refusal=refusal)
 
-    def _read_event(self, record: Record) -> Change | None:
-        try:
-            event = parse_event(record.value)
-        except ValidationError as error:
-            return Unreadable(record, _reason(error))
-        if event is None:
-            return None
+    def _apply_event(self, read: EventRead) -> EventChange:
+        event = read.event
         row = self._db.execute(f"SELECT {_STATE} FROM tasks WHERE task_id = ?", (event.task_id,)).fetchone()
         before = _state(row) if row else TaskState()
         after = apply(before, event)
-        partition = record.place.partition
         if not row:
             self._db.execute(
                 "INSERT INTO tasks (task_id, partition, updated_at) VALUES (?, ?, ?)",
-                (event.task_id, partition, record.timestamp),
+                (event.task_id, read.partition, read.timestamp),
             )
         if after != before:
             outcome = event.model_dump_json() if isinstance(event, Outcome) else None
@@ -258,31 +223,17 @@ class View:
                     after.steps,
                     after.cancel_requested,
                     after.delay,
-                    record.timestamp,
+                    read.timestamp,
                     outcome,
                     event.task_id,
                 ),
             )
-        return EventRead(event, partition, before, after)
-
-    def _read_card(self, record: Record) -> Change:
-        try:
-            card = RunnerCard.model_validate_json(record.value)
-        except ValidationError as error:
-            return Unreadable(record, _reason(error))
-        self._cards[card.model] = card
-        self._db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (card.model, record.value))
-        return CardRead(card)
+        return EventChange(event, read.partition, before, after)
 
 
 def _state(row: Sequence[object]) -> TaskState:
     status, attempt, tries, owner, step, steps, cancel_requested, delay = row
     return TaskState(status, attempt, tries, owner, step, steps, bool(cancel_requested), delay)  # type: ignore[arg-type]
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the record'}: {first['msg']}"
 
 
 def _open(path: str) -> sqlite3.Connection:

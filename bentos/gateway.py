@@ -8,13 +8,13 @@ import bentoml
 from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.s3_store import S3Store
-from bentos.door import Door, Opened, end_at_second_signal
+from bentos.hosting import HostedApp, RootMiddleware, end_at_second_signal
+from bentos.slow_clients import limit_connections, serve_with_patience
 from config.logging import configure_logging
 from config.settings import load_settings
-from functions.api.app import open_keys, wire
-from functions.api.connections import limit_connections, serve_with_patience
+from functions.api.gateway import build_gateway, open_keys
 
-_opened = Opened()
+_opened = HostedApp()
 # Looked at here too, so that a wrong file ends the server, and not one worker after the other.
 open_keys(load_settings())
 
@@ -41,7 +41,7 @@ class GatewayService:
         limit_connections(settings.client_timeout, settings.max_connections)
         store = S3Store(settings)
         _opened.on_close(store.close)
-        gateway = wire(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
+        gateway = build_gateway(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
         await _opened.open(gateway.app)
 
         async def leave() -> None:
@@ -58,4 +58,4 @@ class GatewayService:
 
 serve_with_patience()
 end_at_second_signal()
-GatewayService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]
+GatewayService.add_asgi_middleware(RootMiddleware, opened=_opened)  # type: ignore[attr-defined]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import bentoml
 
-from bentos.door import Door, Opened, end_at_second_signal
+from bentos.hosting import HostedApp, RootMiddleware, end_at_second_signal
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 
-_opened = Opened()
+_opened = HostedApp()
 _ROOT = Path(__file__).resolve().parents[1]
 _LAST_FRAMES_SECONDS = 5.0
 _BUILT_FOR = _ROOT / "bento_model.txt"
@@ -81,4 +81,4 @@ class RunnerService:
 
 
 end_at_second_signal()
-RunnerService.add_asgi_middleware(Door, opened=_opened)  # type: ignore[attr-defined]
+RunnerService.add_asgi_middleware(RootMiddleware, opened=_opened)  # type: ignore[attr-defined]

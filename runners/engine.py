@@ -47,7 +47,7 @@ class Job:
     last_tick: int = -1
     reported: int = 0
     undelivered: int = 0
-    gone: bool = False
+    canceled: bool = False
     failed: bool = False
 
     @property
@@ -57,7 +57,7 @@ class Job:
 
     def cancel(self) -> None:
         """Nobody wants it any more; the engine drops it before its next step."""
-        self.gone = True
+        self.canceled = True
 
 
 class Engine:
@@ -81,7 +81,7 @@ class Engine:
         self._running: list[Job] = []
         self._tick = 0
         self._closing = False
-        self._over = False
+        self._aborting = False
         self._change = threading.Condition()
         self._encoders = ThreadPoolExecutor(2, "picture")
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -112,7 +112,7 @@ class Engine:
             self._closing = True
             self._change.notify()
         self._thread.join(grace)
-        self._over = True
+        self._aborting = True
         self._thread.join(5)
         self._encoders.shutdown(wait=True)
 
@@ -133,18 +133,18 @@ class Engine:
                 self._one_tick()
 
     def _one_tick(self) -> None:
-        self._drop()
+        self._sweep()
         self._admit()
         group = self._next_group()
         if group:
             self._step(group)
         self._prepare_ahead()
 
-    def _drop(self) -> None:
+    def _sweep(self) -> None:
         with self._change:
-            for job in [job for job in (*self._running, *self._waiting) if job.gone]:
+            for job in [job for job in (*self._running, *self._waiting) if job.canceled]:
                 self._remove(job)
-        if self._over:
+        if self._aborting:
             for job in (*self._running, *self._waiting):
                 self._fail(job, RunnerLoading("The runner is shutting down."))
         now = self._now()
@@ -211,12 +211,12 @@ class Engine:
         self.seconds_per_megapixel_step = known + _SMOOTHING * (rate - known) if known else rate
         for job in dict.fromkeys(job for job, _, _ in stepped):
             if job in self._running:
-                self._guard(job, self._report)
+                self._guard(job, self._finish_steps)
 
     def _predict(self, group: list[tuple[Job, int, Sample]]) -> list[tuple[Job, int, Sample]]:
         """One forward and each sample's own step. A group that fails is tried in halves, so that a bad sample, or one
         too many for the memory, fails alone."""
-        group = [one for one in group if not one[0].gone]
+        group = [one for one in group if not one[0].canceled]
         if not group:
             return []
         try:
@@ -236,7 +236,7 @@ class Engine:
             self._guard(job, lambda _, sample=sample, prediction=prediction: sample.advance(prediction))  # type: ignore[misc]
         return group
 
-    def _report(self, job: Job) -> None:
+    def _finish_steps(self, job: Job) -> None:
         step = min((sample.step for sample in job.samples.values()), default=0)
         steps = max((sample.steps for sample in job.samples.values()), default=0)
         if step > job.reported:
@@ -310,7 +310,7 @@ class Engine:
 
     def _remove(self, job: Job) -> None:
         job.samples.clear()
-        job.gone = True
+        job.canceled = True
         if job in self._running:
             self._running.remove(job)
         if job in self._waiting:

@@ -11,7 +11,7 @@ import transformers
 from config.settings import Settings
 from runners import acceleration
 from runners.families import Family, load_family
-from runners.loras import Adapters
+from runners.loras import LoraManager
 from runners.model_folder import ModelFolder, UnusableModel
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Model:
 
     folder: ModelFolder
     family: Family
-    adapters: Adapters
+    adapters: LoraManager
     acceleration: dict[str, str]
     pixel_budget: int
 
@@ -59,7 +59,7 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UnusableModel(f"{folder.path} cannot be loaded: {error}") from error
     pipe.set_progress_bar_config(disable=True)
-    adapters = Adapters(pipe, folder.loras)
+    adapters = LoraManager(pipe, folder.loras)
     try:
         family = load_family(pipe, folder)
         accelerated = acceleration.apply(pipe, settings)

@@ -20,7 +20,7 @@ def lora_set(loras: Sequence[Lora]) -> LoraSet:
     return tuple(sorted((lora.name, lora.weight) for lora in loras if lora.weight))
 
 
-class Adapters:
+class LoraManager:
     """The adapters of one pipeline."""
 
     def __init__(self, pipe: Any, files: Mapping[str, Path]) -> None:

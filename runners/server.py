@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from config.settings import Settings
-from runners.card import make_card, warm_up_request
+from runners.capabilities import make_card, warm_up_request
 from runners.engine import Engine, Job, warm_up
 from runners.loading import load
 from runners.model_folder import ModelFolder, UnusableModel
@@ -98,7 +98,7 @@ class RunnerMetrics:
         self.ticks.observe(seconds)
 
 
-class Runner:
+class ModelServer:
     """One model being served: loading, then ready, then closing."""
 
     def __init__(self, folder: ModelFolder, settings: Settings) -> None:
@@ -198,7 +198,7 @@ async def _body(request: Request) -> bytes:
 def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
     """The app of a runner; its lifespan loads the model and ends with the tasks in work done or dropped. Who waits for
     `app.state.leave` first has that done while the app still answers."""
-    runner = Runner(folder, settings)
+    runner = ModelServer(folder, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

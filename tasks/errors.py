@@ -6,7 +6,7 @@ The class docstring is what the user reads (docs/errors.md is generated from it)
 import re
 from typing import ClassVar, Literal
 
-Retry = Literal["never", "later", "free"]
+Retry = Literal["never", "later", "uncounted"]
 """never: the same task would fail again. later: another attempt may succeed. free: nothing was tried, so the
 attempt does not count."""
 
@@ -272,18 +272,24 @@ class RanTooLong(TaskError):
     status = 410
 
 
+class NotUnderstood(TaskError):
+    """The task was written by a newer version and needs something that no consumer understood in time."""
+
+    status = 501
+
+
 class RunnerBusy(TaskError):
     """The runner has no room for another task just now."""
 
     status = 429
-    retry = "free"
+    retry = "uncounted"
 
 
 class RunnerLoading(TaskError):
     """The runner is still loading its model, or is shutting down."""
 
     status = 503
-    retry = "free"
+    retry = "uncounted"
 
 
 class RunnerLost(TaskError):

@@ -47,10 +47,10 @@ class Watch:
     """It runs elsewhere: look again once its lease has lapsed (`tasks.lease`)."""
 
 
-Due = Close | Keep | Stop | End | Offer | Watch
+Action = Close | Keep | Stop | End | Offer | Watch
 
 
-def due(state: TaskState, mine: int | None, me: str) -> Due:
+def next_action(state: TaskState, mine: int | None, me: str) -> Action:
     """What owner `me` does about a task in this state; `mine` is the number of the attempt it has under way."""
     if state.ended:
         return Close()
@@ -69,13 +69,13 @@ def due(state: TaskState, mine: int | None, me: str) -> Due:
     return Offer(state.delay)
 
 
-def calls_for_a_look(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
+def needs_review(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
     """Whether reading this event is a reason to ask `due`: it moved the task, or it is a sign of life of a running one,
     or our own word that an attempt is over (which moves nothing where nobody heard of its start)."""
     return after != before or after.status == "running" or (isinstance(event, Released) and event.owner == me)
 
 
-def given_up(state: TaskState) -> TaskState:
+def after_lease(state: TaskState) -> TaskState:
     """The state to go by once the lease has lapsed or the delay is over: it is anybody's, which means ours."""
     return state if state.ended else replace(state, status="queued", owner="", delay=0.0)
 

@@ -1,65 +1,13 @@
-"""What the core asks of the outside: Protocols only. adapters/ has a real and an in-memory one for each."""
+"""What the core needs from the outside, as Protocols. adapters/ has a real and an in-memory implementation of each."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from tasks.events import Event, Outcome
 from tasks.frames import Frame
+from tasks.log import Delivery, Partition, Place, Record, Records
 from tasks.run import RunnerCard, RunRequest
 from tasks.task import Task
-
-RecordKind = Literal["task", "event", "card"]
-Partition = int
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a record lies in the log. `lane` is the full topic name."""
-
-    topic: str
-    partition: Partition
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record as read. `timestamp` is the broker's append time in Unix seconds."""
-
-    kind: RecordKind
-    lane: str
-    place: Place
-    timestamp: float
-    key: str
-    value: bytes
-    headers: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """A run of records, in log order within each partition. `starts` says, once, where reading begins, by (topic,
-    partition)."""
-
-    records: Sequence[Record]
-    starts: Mapping[tuple[str, Partition], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """These partitions are now ours. Until the events partition has been read up to `events_until[p]`, what has
-    already happened to its tasks is not known, and none may be started."""
-
-    events_until: Mapping[Partition, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """These partitions are no longer ours."""
-
-    partitions: frozenset[Partition]
-
-
-Delivery = Records | Assigned | Revoked
 
 
 class Clock(Protocol):
@@ -161,7 +109,7 @@ class ImageStore(Protocol):
         ...
 
 
-class Runner(Protocol):
+class RunnerClient(Protocol):
     """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost."""
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tasks.fair_queue import Entry, FairQueue, Flow
-from tasks.ports import Partition
+from tasks.log import Partition
 from tasks.run import RunnerCard
 from tasks.state import TaskState
 from tasks.task import Task

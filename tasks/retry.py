@@ -7,7 +7,7 @@ from tasks.errors import TaskError
 MAX_TRIES = 3
 BACKOFF_SECONDS = (1.0, 5.0)
 """Wait before the second and the third try."""
-FREE_DELAY_SECONDS = 0.25
+UNCOUNTED_DELAY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Fail:
 def decide(error: TaskError, tries: int) -> RetryLater | Fail:
     """What to do after try number `tries` (from 1) ended with `error`."""
     match error.retry:
-        case "free":
-            return RetryLater(FREE_DELAY_SECONDS, counts=False)
+        case "uncounted":
+            return RetryLater(UNCOUNTED_DELAY_SECONDS, counts=False)
         case "later" if tries < MAX_TRIES:
             return RetryLater(BACKOFF_SECONDS[max(0, tries - 1)])
         case _:

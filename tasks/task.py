@@ -11,6 +11,8 @@ MAX_SEED = 2**63 - 1
 ANONYMOUS = "anonymous"
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 TASK_ID = r"^[0-9a-f]{32}$"
+UNDERSTOOD_FIELDS: frozenset[str] = frozenset()
+"""Every name that a record may list in `requires` and that this version honours."""
 TaskId = Annotated[str, Field(pattern=TASK_ID, description="32 lower-case hex digits.")]
 
 
@@ -92,6 +94,11 @@ class TaskRecord(GenerateRequest):
     alias: str | None = Field(default=None, description="The other name of the model it was asked for by.")
     fingerprint: str | None = None
     traceparent: str | None = None
+    requires: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Fields of this record that a consumer must understand. One that does not leaves the task alone.",
+    )
 
 
 class ImageParams(BaseModel):
@@ -129,6 +136,7 @@ class Task(BaseModel):
     created_at: float
     fingerprint: str | None = None
     traceparent: str | None = None
+    requires: tuple[str, ...] = ()
     cost: float = Field(default=0.0, description="Estimated GPU seconds.")
 
     @property

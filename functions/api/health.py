@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from functions.api.metrics import GatewayMetrics
-from functions.status.follower import Follower
+from functions.status.task_index import TaskIndex
 from tasks.errors import StartingUp, StoreUnavailable, TaskError, UnknownImage
 from tasks.ports import ImageStore, TaskLog
 
@@ -28,7 +28,7 @@ _PROBE = "system/id_secret"
 class Health:
     """Says what is missing."""
 
-    def __init__(self, log: TaskLog, store: ImageStore, follower: Follower, metrics: GatewayMetrics) -> None:
+    def __init__(self, log: TaskLog, store: ImageStore, follower: TaskIndex, metrics: GatewayMetrics) -> None:
         """Asks queue and store at most once a second, however often it is asked."""
         self._log = log
         self._store = store

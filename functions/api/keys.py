@@ -82,7 +82,7 @@ def read_keys(text: str) -> dict[str, ApiKey]:
     return found
 
 
-class KeyRing:
+class ApiKeyFile:
     """The keys in force: those of the file, read again whenever it changes."""
 
     def __init__(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from adapters.runner_client import HttpRunner, resolve, runner_session
 from adapters.s3_store import S3Store
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
-from functions.consume.wiring import Consumer, wire
+from functions.consume.consumer import Consumer, build_consumer
 from tasks.errors import StoreUnavailable
 
 log = logging.getLogger("consumer")
@@ -33,7 +33,7 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with runner_session() as session:
-        consumer = wire(
+        consumer = build_consumer(
             settings,
             log=kafka,
             store=store,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from tasks.errors import RunnerBusy, TaskError
 from tasks.events import Progress, Released, Started, Timings
 from tasks.frames import Frame
-from tasks.ownership import Close, Due, Stop
-from tasks.ports import Partition
+from tasks.log import Partition
+from tasks.ownership import Action, Close, Stop
 from tasks.run import RunRequest
 from tasks.task import Task
 
@@ -46,7 +46,7 @@ class Attempt:
             if self.generating is not None:
                 self.generating.cancel()
 
-    def heed(self, due: Due) -> None:
+    def heed(self, due: Action) -> None:
         """Stop, where that is due about its task."""
         match due:
             case Stop(error):

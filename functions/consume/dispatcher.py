@@ -10,17 +10,18 @@ from collections.abc import Collection, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from adapters.view import CardRead, Change, EventRead, TaskRead, Unreadable, View
-from functions.consume.alarms import Alarms
+from adapters.view import Change, EventChange, TaskChange, View
 from functions.consume.attempt import Attempt
-from functions.consume.departed import listen
 from functions.consume.handler import Handler
 from functions.consume.metrics import Metrics
+from functions.consume.orphans import listen
+from functions.consume.partitions import OwnedPartitions
 from functions.consume.runner_pool import RunnerPool, Slot
-from functions.consume.share import Share
+from functions.consume.timers import Timers
 from tasks.errors import RunnerBusy, StartedTooLate, TaskError
 from tasks.events import Released
 from tasks.lease import LAST_LOOK_SECONDS, lease_ends
+from tasks.log import Assigned, Delivery, Partition, Records, Revoked
 from tasks.ownership import (
     Close,
     End,
@@ -28,14 +29,15 @@ from tasks.ownership import (
     Offer,
     Stop,
     Watch,
-    calls_for_a_look,
-    due,
-    given_up,
+    after_lease,
     may_begin,
     may_have_ended,
+    needs_review,
+    next_action,
 )
-from tasks.ports import Assigned, Clock, Delivery, Partition, Records, Revoked, TaskLog
+from tasks.ports import Clock, TaskLog
 from tasks.queues import Queues
+from tasks.reading import CardRead, Unreadable
 from tasks.state import TaskState
 from tasks.task import Task
 
@@ -69,10 +71,10 @@ class Dispatcher:
         self._owner = owner
         self._metrics = metrics
         self._max_unstored = max_unstored
-        self._alarms = Alarms(clock)
+        self._alarms = Timers(clock)
         self._attempts: dict[str, Attempt] = {}
         self._ending: set[str] = set()
-        self._share = Share(log)
+        self._share = OwnedPartitions(log)
         self._background: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._stopping = False
@@ -118,23 +120,23 @@ class Dispatcher:
 
     def _changed(self, change: Change) -> None:
         match change:
-            case TaskRead():
+            case TaskChange():
                 self._task_read(change)
-            case EventRead():
+            case EventChange():
                 self._event_read(change)
             case Unreadable(record=record) if record.kind == "task":
-                # Now, not in `_bury`: a later offset, once opened, would let this one pass.
+                # Now, not in `_dead_letter`: a later offset, once opened, would let this one pass.
                 self._share.open(record.place)
-                self._spawn(self._bury(change))
+                self._spawn(self._dead_letter(change))
             case Unreadable() if not self.ready:
                 # It was there before, so whoever read it first has buried it; it would be again at every start.
                 log.info("skipped", extra={"place": str(change.record.place), "reason": change.reason})
             case Unreadable():
-                self._spawn(self._bury(change))
+                self._spawn(self._dead_letter(change))
             case CardRead(card=card):
                 self._pool.learn(card)
 
-    def _task_read(self, read: TaskRead) -> None:
+    def _task_read(self, read: TaskChange) -> None:
         partition = read.place.partition
         if read.state.ended:
             self._share.open(read.place)
@@ -146,7 +148,7 @@ class Dispatcher:
 
     def _take_in(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
         if refusal is not None:
-            self._conclude(task, partition, refusal)
+            self._finish(task, partition, refusal)
             return
         self._queues.add(task, partition, state)
         if task.start_deadline is not None and state.attempt == 0:
@@ -158,7 +160,7 @@ class Dispatcher:
         # When the delay of its last attempt began nobody knows any more, so it is taken to be over.
         self._attend(task.task_id, replace(state, delay=0.0))
 
-    def _event_read(self, read: EventRead) -> None:
+    def _event_read(self, read: EventChange) -> None:
         task_id, event = read.event.task_id, read.event
         mine = self._attempts.get(task_id)
         if mine is not None and isinstance(event, Released) and event.owner == self._owner:
@@ -166,13 +168,13 @@ class Dispatcher:
         if self._share.is_catching_up(read.partition):
             if read.after.ended:
                 self._share.end(task_id)
-        elif calls_for_a_look(event, read.before, read.after, self._owner):
+        elif needs_review(event, read.before, read.after, self._owner):
             self._attend(task_id, read.after)
 
     def _attend(self, task_id: str, state: TaskState) -> None:
         """Do what is due about a task of ours in this state."""
         mine = self._attempts.get(task_id)
-        decided = due(state, None if mine is None else mine.number, self._owner)
+        decided = next_action(state, None if mine is None else mine.number, self._owner)
         if mine is not None:
             mine.heed(decided)
         match decided:
@@ -244,7 +246,7 @@ class Dispatcher:
         task_id = attempt.task.task_id
         self._metrics.running.inc()
         try:
-            if attempt.looks_first and (stands := await self._handler.known_outcome(task_id)):
+            if attempt.looks_first and (stands := await self._handler.stored_outcome(task_id)):
                 slot.release()
                 await self._handler.announce(stands, attempt.partition)
             elif may_begin(self._state(task_id), attempt.number):
@@ -270,23 +272,23 @@ class Dispatcher:
     def _end_queued(self, task_id: str, error: TaskError) -> None:
         known = self._view.get(task_id)
         if known is not None and known.task is not None and not known.state.ended and task_id not in self._attempts:
-            self._conclude(known.task, known.partition, error)
+            self._finish(known.task, known.partition, error)
 
-    def _conclude(self, task: Task, partition: Partition, error: TaskError) -> None:
+    def _finish(self, task: Task, partition: Partition, error: TaskError) -> None:
         if task.task_id in self._ending:
             return
         self._ending.add(task.task_id)
         self._queues.move(task.task_id, TaskState(status="failed"))
-        self._spawn(self._conclude_now(task, partition, error))
+        self._spawn(self._finish_now(task, partition, error))
 
-    async def _conclude_now(self, task: Task, partition: Partition, error: TaskError) -> None:
+    async def _finish_now(self, task: Task, partition: Partition, error: TaskError) -> None:
         try:
-            await self._handler.conclude(task, partition, error=error)
+            await self._handler.finish(task, partition, error=error)
         finally:
             self._ending.discard(task.task_id)
 
-    async def _bury(self, change: Unreadable) -> None:
-        await self._handler.bury(change.record, change.reason)
+    async def _dead_letter(self, change: Unreadable) -> None:
+        await self._handler.dead_letter(change.record, change.reason)
         if change.record.kind == "task":
             self._share.close([change.record.place])
 
@@ -300,7 +302,7 @@ class Dispatcher:
             elif kind == "lease":
                 self._alarms.set(("again", task_id), self._clock.monotonic() + LAST_LOOK_SECONDS)
             else:
-                self._attend(task_id, given_up(known.state))
+                self._attend(task_id, after_lease(known.state))
                 self.dispatch()
 
     def _expire(self, task_id: str, state: TaskState) -> None:
@@ -400,7 +402,7 @@ class Dispatcher:
             work.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for attempt in left:
-            self._handler.give_back(attempt)
+            self._handler.release_on_exit(attempt)
 
     async def _grace(self, seconds: float) -> None:
         over = (asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._hurried.wait()))

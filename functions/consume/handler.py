@@ -28,7 +28,8 @@ from tasks.errors import (
 from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure, Timings
 from tasks.frames import Frame
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
-from tasks.ports import Clock, ImageStore, Partition, Record, TaskLog
+from tasks.log import Partition, Record
+from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.retry import Fail, decide
 from tasks.task import Task
 
@@ -81,14 +82,14 @@ class Handler:
             began = self._clock.monotonic()
             images = await self._store_pictures(attempt)
             attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})
-            return await self.conclude(task, attempt.partition, attempt=attempt, images=images)
+            return await self.finish(task, attempt.partition, attempt=attempt, images=images)
         except Exception as error:
             log.exception("a mistake of ours", extra={"task_id": task.task_id, "attempt": attempt.number})
             return await self._failed(attempt, WorkerFailed(f"{type(error).__name__}: {error}"))
         finally:
             heartbeat.cancel()
 
-    async def conclude(
+    async def finish(
         self,
         task: Task,
         partition: Partition,
@@ -109,28 +110,28 @@ class Handler:
             timings=attempt.timings if attempt else Timings(),
             acceleration=attempt.acceleration if attempt else {},
         )
-        stands: Outcome = await self._insist(lambda: self._store.put_outcome(outcome))
+        stands: Outcome = await self._retry_until_available(lambda: self._store.put_outcome(outcome))
         if images and stands.images != images:
-            await self._insist(lambda: self._store.delete_images([image.key for image in images]))
+            await self._retry_until_available(lambda: self._store.delete_images([image.key for image in images]))
         await self.announce(stands, partition)
         return stands
 
     async def announce(self, outcome: Outcome, partition: Partition) -> None:
         """Append the outcome that stands to the events."""
-        await self._insist(lambda: self._log.append_event(outcome, partition))
+        await self._retry_until_available(lambda: self._log.append_event(outcome, partition))
         self._metrics.ended(outcome)
         fields = {"task_id": outcome.task_id, "status": outcome.status, "attempt": outcome.attempt}
         if outcome.error is not None:
             fields |= {"code": outcome.error.code, "error": outcome.error.message}
         log.info("ended", extra=fields)
 
-    async def known_outcome(self, task_id: str) -> Outcome | None:
+    async def stored_outcome(self, task_id: str) -> Outcome | None:
         """The outcome an earlier owner may have written without announcing it."""
-        return await self._insist(lambda: self._store.get_outcome(task_id))
+        return await self._retry_until_available(lambda: self._store.get_outcome(task_id))
 
-    async def bury(self, record: Record, reason: str) -> None:
+    async def dead_letter(self, record: Record, reason: str) -> None:
         """Put a record nobody can read with the dead letters."""
-        await self._insist(lambda: self._log.dead_letter(record, reason))
+        await self._retry_until_available(lambda: self._log.dead_letter(record, reason))
         self._metrics.dead_letters.inc()
         log.warning("dead letter", extra={"place": str(record.place), "reason": reason})
 
@@ -138,13 +139,13 @@ class Handler:
         """Say that the attempt is over and the task is queued again."""
         released = self._released(attempt, code, delay, counts)
         if attempt.accepted:
-            await self._insist(lambda: self._log.append_event(released, attempt.partition))
+            await self._retry_until_available(lambda: self._log.append_event(released, attempt.partition))
         else:
             await self._clock.sleep(delay)
             attempt.heard = True
         return released
 
-    def give_back(self, attempt: Attempt) -> None:
+    def release_on_exit(self, attempt: Attempt) -> None:
         """Say, without waiting, that this process ends before the attempt: should nobody hear it, the lease lapses."""
         if attempt.accepted:
             self._log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
@@ -219,7 +220,7 @@ class Handler:
         attempt.storing = False
         decision = decide(error, attempt.tries)
         if isinstance(decision, Fail):
-            return await self.conclude(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
+            return await self.finish(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
         return await self.release(attempt, error.code(), decision.delay, decision.counts)
 
     async def _store_pictures(self, attempt: Attempt) -> tuple[StoredImage, ...]:
@@ -230,7 +231,7 @@ class Handler:
         async def put(frame: Frame, data: bytes) -> StoredImage:
             header = frame.header
             key = f"{folder}/{unique}-{header['index']}.{suffix}"
-            await self._insist(lambda: self._store.put_image(key, data, header["content_type"]))
+            await self._retry_until_available(lambda: self._store.put_image(key, data, header["content_type"]))
             return StoredImage(
                 key=key,
                 content_type=header["content_type"],
@@ -247,7 +248,7 @@ class Handler:
         for error in puts:
             if isinstance(error, BaseException):
                 # The next attempt's pictures have other names: nobody would ever ask for these.
-                await self._insist(lambda: self._store.delete_images([image.key for image in stored]))
+                await self._retry_until_available(lambda: self._store.delete_images([image.key for image in stored]))
                 raise error
         return stored
 
@@ -257,7 +258,7 @@ class Handler:
             if attempt.accepted:
                 self._log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry_until_available(self, call: Callable[[], Awaitable[T]]) -> T:
         delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))
         while True:
             try:

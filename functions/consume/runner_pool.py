@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tasks.errors import QueueUnavailable, TaskError
-from tasks.ports import Clock, Runner, TaskLog
+from tasks.ports import Clock, RunnerClient, TaskLog
 from tasks.run import RunnerCard
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _VOLATILE = {"instance", "running_pixels", "waiting", "seconds_per_megapixel_ste
 
 @dataclass(eq=False)
 class _Member:
-    runner: Runner
+    runner: RunnerClient
     card: RunnerCard | None = None
     slots: set["Slot"] = field(default_factory=set)
 
@@ -37,7 +37,7 @@ class Slot:
     released: Callable[[], None]
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> RunnerClient:
         """Where the room is."""
         return self.member.runner
 
@@ -60,7 +60,7 @@ class RunnerPool:
     def __init__(
         self,
         addresses: Callable[[], Awaitable[Sequence[str]]],
-        connect: Callable[[str], Runner],
+        connect: Callable[[str], RunnerClient],
         log: TaskLog,
         clock: Clock,
     ) -> None:

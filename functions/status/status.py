@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.view import TaskView
-from functions.status.follower import Follower
+from functions.status.task_index import TaskIndex
 from tasks.errors import AlreadyEnded, UnknownTask
 from tasks.events import CancelRequested, Outcome
 from tasks.ports import Clock, ImageStore, TaskLog
@@ -35,7 +35,7 @@ class Status:
 
     log: TaskLog
     store: ImageStore
-    follower: Follower
+    follower: TaskIndex
     clock: Clock
     public_url: str = ""
 

@@ -5,13 +5,14 @@ import logging
 from dataclasses import dataclass
 
 from config.settings import Settings
-from functions.status.follower import Follower
 from functions.status.status import Known, Status
+from functions.status.task_index import TaskIndex
 from functions.submit.admission import Limits, refusal
 from functions.submit.task_ids import MAX_KEY, TaskIds
 from tasks.accept import accept
 from tasks.errors import IdempotencyKeyReused, InvalidRequest, TaskError
-from tasks.ports import Clock, Place, TaskLog
+from tasks.log import Place
+from tasks.ports import Clock, TaskLog
 from tasks.state import TaskState
 from tasks.task import GenerateRequest, Task, fingerprint
 
@@ -27,7 +28,7 @@ class Submit:
 
     settings: Settings
     log: TaskLog
-    follower: Follower
+    follower: TaskIndex
     status: Status
     ids: TaskIds
     clock: Clock

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.parts import aliases_for, miniatures_to_build, port, ports, rows
+from infra.local.processes import aliases_for, miniatures_to_build, port, ports, process_table
 from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 
@@ -78,7 +78,7 @@ async def main() -> int:
     models = sorted([*there, *missing])
     check_machine(len(models))
     try:
-        table = await asyncio.to_thread(rows, settings, HOME, models, missing)
+        table = await asyncio.to_thread(process_table, settings, HOME, models, missing)
     except subprocess.CalledProcessError as error:
         refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
     except (OSError, RuntimeError) as error:

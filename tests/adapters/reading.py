@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
-from tasks.ports import Assigned, Delivery, Partition, Record, Records, Revoked
+from tasks.log import Assigned, Delivery, Partition, Record, Records, Revoked
 
 DEADLINE = 30.0
 

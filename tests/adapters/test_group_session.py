@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from adapters.kafka_client import Outage
-from adapters.kafka_owner import Owner
+from adapters.kafka_client import Connectivity
+from adapters.kafka_group import GroupReader
 from config.settings import Settings
 
 
@@ -29,7 +29,7 @@ class Admin:
 
 
 def ask(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> int:
-    owner = Owner(Settings(), Outage(), admin, lambda: None)  # type: ignore[arg-type]
+    owner = GroupReader(Settings(), Connectivity(), admin, lambda: None)  # type: ignore[arg-type]
     monkeypatch.setattr(owner._stop, "wait", lambda _: False)
     owner._set_session()
     return admin.asked

@@ -9,7 +9,7 @@ from tasks.errors import QueueUnavailable
 from tasks.events import CancelRequested, Progress, parse_event
 from tests.adapters.reading import reading
 from tests.adapters.test_log import PARTITIONS, Bench, bench
-from tests.consume.world import card
+from tests.support.world import card
 
 __all__ = ["bench"]
 ALL = set(range(PARTITIONS))

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from adapters.kafka_client import Outage
+from adapters.kafka_client import Connectivity
 from adapters.kafka_log import KafkaLog
 from adapters.kafka_topics import create_topics
 from config.settings import Settings
@@ -63,10 +63,10 @@ async def test_an_append_nobody_waits_for_any_more_does_not_stop_the_next(
     create_topics(settings)
     log = KafkaLog(settings)
     await log.append_event(cancel(), 0)
-    given_up = asyncio.ensure_future(log.append_event(cancel(), 0))
+    after_lease = asyncio.ensure_future(log.append_event(cancel(), 0))
     await asyncio.sleep(0)
-    given_up.cancel()
-    await asyncio.gather(given_up, return_exceptions=True)
+    after_lease.cancel()
+    await asyncio.gather(after_lease, return_exceptions=True)
     async with asyncio.timeout(10):
         await log.append_event(cancel(), 0)
         assert (await log.append_event(cancel(), 0)).offset == 3
@@ -133,7 +133,7 @@ async def test_topics_are_made_once_and_refused_where_their_partitions_differ(
 
 def test_an_outage_is_said_once_whatever_late_news_there_is_of_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    outage, down = Outage(), KafkaError(KafkaError._ALL_BROKERS_DOWN)
+    outage, down = Connectivity(), KafkaError(KafkaError._ALL_BROKERS_DOWN)
     outage.fails(outage.answers)
     outage.error(down)
     assert not outage.away, "an idle connection that is closed looks like this"

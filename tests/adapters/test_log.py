@@ -17,10 +17,11 @@ from config.settings import Settings
 from tasks.accept import accept
 from tasks.errors import QueueUnavailable
 from tasks.events import CancelRequested, Started, parse_event
-from tasks.ports import Assigned, Place, Record, TaskLog
+from tasks.log import Assigned, Place, Record
+from tasks.ports import TaskLog
 from tasks.task import GenerateRequest, Task
 from tests.adapters.reading import DEADLINE, reading
-from tests.consume.world import card
+from tests.support.world import card
 
 PARTITIONS = 4
 
@@ -122,7 +123,7 @@ async def test_a_task_is_read_where_it_was_appended_and_as_it_was_written(
     async with reading(log.follow({})) as follower:
         await follower.until(lambda: bool(follower.of_kind("task")))
     (record,) = follower.of_kind("task")
-    assert (record.place, record.lane) == (place, task.topic)
+    assert (record.place, record.place.topic) == (place, task.topic)
     assert Task.model_validate_json(record.value) == task
 
 
@@ -205,7 +206,7 @@ async def test_a_dead_letter_holds_the_whole_record_and_the_reason(
     log = bench.log()
     place = Place(bench.settings.lane_names[0], 1, 7)
     await log.dead_letter(
-        Record("task", place.topic, place, 1.0, "k", b"\xff{", {"trace": b"x"}),
+        Record("task", place, 1.0, "k", b"\xff{", {"trace": b"x"}),
         "no JSON",
     )
     ((value, headers),) = bench.dead_letters()
@@ -271,6 +272,6 @@ async def test_what_a_dead_process_commits_does_not_arrive() -> None:
     log = MemoryLog(broker)
     async with reading(log.own()) as owner:
         await owner.until(lambda: owner.owned == set(range(PARTITIONS)))
-        log.deaf()
+        log.mute()
         log.commit(settings.lane_names[0], 0, 5)
     assert not broker.committed

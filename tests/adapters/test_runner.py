@@ -20,10 +20,10 @@ from tasks.errors import (
     UnknownLora,
 )
 from tasks.frames import Frame, encode
-from tasks.ports import Runner
+from tasks.ports import RunnerClient
 from tasks.run import RunRequest
 from tests.conftest import free_ports
-from tests.consume.world import card
+from tests.support.world import card
 
 Serve = Callable[[Callable[[web.Request], object]], object]
 ACCEPTED = encode("accepted", waiting=0)
@@ -42,7 +42,7 @@ def request(task_id: str = "1", **more: object) -> RunRequest:
     return RunRequest.model_validate({"task_id": task_id, "seed": 1, "scheduler": "euler"} | fields | more)
 
 
-async def frames(runner: Runner, asked: RunRequest) -> list[Frame]:
+async def frames(runner: RunnerClient, asked: RunRequest) -> list[Frame]:
     """All frames of one attempt."""
     async with aclosing(runner.run(asked)) as run:
         return [frame async for frame in run]
@@ -89,7 +89,7 @@ def over_http(twin: MemoryRunner) -> Callable[[web.Request], object]:
 
 
 @pytest.fixture(params=["memory", "http"])
-async def pair(request: pytest.FixtureRequest, serve: Callable[..., object]) -> tuple[Runner, MemoryRunner]:
+async def pair(request: pytest.FixtureRequest, serve: Callable[..., object]) -> tuple[RunnerClient, MemoryRunner]:
     """The runner as the consumer sees it, and the twin that does the work."""
     twin = MemoryRunner(card(), SystemClock(), step_seconds=0.01)
     if request.param == "memory":
@@ -98,7 +98,7 @@ async def pair(request: pytest.FixtureRequest, serve: Callable[..., object]) -> 
 
 
 async def test_an_attempt_streams_its_steps_its_pictures_and_an_end(
-    pair: tuple[Runner, MemoryRunner],
+    pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, _ = pair
     seen = await frames(runner, request(num_images=2))
@@ -114,12 +114,12 @@ async def test_an_attempt_streams_its_steps_its_pictures_and_an_end(
     assert all(frame.payload for frame in seen if frame.kind == "image")
 
 
-async def test_a_runner_says_what_it_can_do(pair: tuple[Runner, MemoryRunner]) -> None:
+async def test_a_runner_says_what_it_can_do(pair: tuple[RunnerClient, MemoryRunner]) -> None:
     assert await pair[0].card() == card()
 
 
 async def test_a_full_runner_takes_nothing_more(
-    pair: tuple[Runner, MemoryRunner],
+    pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
     twin.running = {str(n): request(str(n)) for n in range(4)}
@@ -128,7 +128,7 @@ async def test_a_full_runner_takes_nothing_more(
 
 
 async def test_a_runner_that_still_loads_takes_nothing(
-    pair: tuple[Runner, MemoryRunner],
+    pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
     twin.loading = True
@@ -137,7 +137,7 @@ async def test_a_runner_that_still_loads_takes_nothing(
 
 
 async def test_an_error_on_the_way_is_raised_as_what_it_is(
-    pair: tuple[Runner, MemoryRunner],
+    pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
     twin.fail_next = [OutOfMemory("no room")]
@@ -146,7 +146,7 @@ async def test_an_error_on_the_way_is_raised_as_what_it_is(
 
 
 async def test_closing_the_stream_cancels_the_attempt(
-    pair: tuple[Runner, MemoryRunner],
+    pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
     async with aclosing(runner.run(request(steps=10_000))) as run:

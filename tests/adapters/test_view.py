@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.view import CardRead, EventRead, TaskRead, TaskView, Unreadable, View
+from adapters.view import EventChange, TaskChange, TaskView, View
 from config.settings import Settings
 from tasks.events import CancelRequested, Event, Outcome, Progress, Released, Started
-from tasks.ports import Place, Record
+from tasks.log import Place, Record
+from tasks.reading import CardRead, Unreadable
 from tasks.task import Task, TaskRecord
-from tests.consume.world import card
+from tests.support.world import card
 
 LANES = Settings().lane_names
 IDS = [f"{n:032x}" for n in range(4)]
 CARD = Record(
     "card",
-    "models",
     Place("models", 0, 0),
     1.0,
     "sd-mini",
@@ -40,19 +40,19 @@ def outcome(task_id: str, status: str = "completed") -> Outcome:
     view = View("", LANES)
     view.apply([CARD])
     (read,) = view.apply([on_lane(0, body(task_id))])
-    assert isinstance(read, TaskRead)
+    assert isinstance(read, TaskChange)
     return Outcome(task_id=task_id, at=9.0, status=status, attempt=1, task=read.task)  # type: ignore[arg-type]
 
 
 def on_lane(offset: int, value: bytes, lane: str = LANES[0], partition: int = 0) -> Record:
     """A lane record."""
-    return Record("task", lane, Place(lane, partition, offset), 100.0 + offset, "sd-mini", value)
+    return Record("task", Place(lane, partition, offset), 100.0 + offset, "sd-mini", value)
 
 
 def on_events(offset: int, event: Event | bytes, partition: int = 0) -> Record:
     """An events record."""
     value = event if isinstance(event, bytes) else event.model_dump_json().encode()
-    return Record("event", "events", Place("events", partition, offset), 200.0 + offset, "", value)
+    return Record("event", Place("events", partition, offset), 200.0 + offset, "", value)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_no_late_or_repeated_event_moves_an_ended_task(late: list[Event], status
     before = known(view)
     changes = view.apply([on_events(10 + n, event) for n, event in enumerate(late)])
     assert known(view) == before
-    assert all(isinstance(one, EventRead) and one.before == one.after for one in changes)
+    assert all(isinstance(one, EventChange) and one.before == one.after for one in changes)
     view.close()
 
 
@@ -162,13 +162,13 @@ def test_events_read_before_their_task_are_joined_to_it(view: View) -> None:
     only_events = view.get(IDS[0])
     assert only_events is not None and only_events.task is None
     (read,) = view.apply([on_lane(0, body(IDS[0]))])
-    assert isinstance(read, TaskRead) and read.first and read.state.status == "running"
+    assert isinstance(read, TaskChange) and read.first and read.state.status == "running"
 
 
 def test_the_first_record_of_an_id_stands(view: View) -> None:
     view.apply([on_lane(0, body(IDS[0]))])
     (again,) = view.apply([on_lane(1, body(IDS[0], prompt="another"))])
-    assert isinstance(again, TaskRead) and not again.first
+    assert isinstance(again, TaskChange) and not again.first
     kept = view.get(IDS[0])
     assert kept is not None and kept.task is not None and kept.task.prompt == "a red circle"
     assert kept.place == Place(LANES[0], 0, 0)
@@ -176,13 +176,13 @@ def test_the_first_record_of_an_id_stands(view: View) -> None:
 
 def test_a_task_asked_for_by_an_alias_belongs_to_the_model(view: View) -> None:
     (read,) = view.apply([on_lane(0, body(IDS[0], model_name="sd"))])
-    assert isinstance(read, TaskRead)
+    assert isinstance(read, TaskChange)
     assert (read.task.model_name, read.task.alias) == ("sd-mini", "sd")
 
 
 def test_a_task_that_cannot_be_done_keeps_why(view: View) -> None:
     (read,) = view.apply([on_lane(0, body(IDS[0], loras=["nothing"]))])
-    assert isinstance(read, TaskRead) and read.refusal is not None and read.refusal.code() == "unknown_lora"
+    assert isinstance(read, TaskChange) and read.refusal is not None and read.refusal.code() == "unknown_lora"
     kept = view.get(IDS[0])
     assert kept is not None and kept.refusal is not None and kept.refusal.code() == "unknown_lora"
 
@@ -191,7 +191,7 @@ def test_a_task_that_cannot_be_done_keeps_why(view: View) -> None:
 def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(view: View, value: bytes) -> None:
     bad = [on_lane(0, value), on_events(0, value)]
     first, second, third = view.apply([*bad, on_lane(1, body(IDS[0]))])
-    assert isinstance(first, Unreadable) and isinstance(second, Unreadable) and isinstance(third, TaskRead)
+    assert isinstance(first, Unreadable) and isinstance(second, Unreadable) and isinstance(third, TaskChange)
     assert first.reason and first.record is bad[0]
 
 
@@ -230,7 +230,7 @@ def test_a_forgotten_partition_is_read_anew(view: View) -> None:
     assert view.get(IDS[0]) is None and (LANES[0], 0) not in view.offsets()
     assert view.get(IDS[1]) is not None and view.offsets()[LANES[0], 1] == 1
     (read,) = view.apply([on_lane(0, body(IDS[0]))])
-    assert isinstance(read, TaskRead) and read.first
+    assert isinstance(read, TaskChange) and read.first
 
 
 def test_only_old_ended_tasks_are_pruned(view: View) -> None:
@@ -245,7 +245,6 @@ def test_a_card_that_comes_again_replaces_the_one_before(view: View) -> None:
         [
             Record(
                 "card",
-                "models",
                 Place("models", 0, 1),
                 1.0,
                 "",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.view import VERSION, View
-from tasks.ports import Record
+from tasks.log import Record
 from tests.adapters.test_view import CARD, EVENTS, IDS, LANES, body, known, on_events, on_lane
 
 PARTITIONS = 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import ROOT, Api, Part, Stack, until
+from tests.support.stack import ROOT, Api, Part, Stack, until
 
 
 @pytest.fixture(scope="session")

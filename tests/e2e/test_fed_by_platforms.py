@@ -16,7 +16,7 @@ from adapters.s3_store import S3Store
 from config.settings import Settings
 from tasks.events import Outcome
 from tests.conftest import free_ports
-from tests.e2e.stack import ROOT, Part, Stack
+from tests.support.stack import ROOT, Part, Stack
 
 CALL = """
 import json, sys

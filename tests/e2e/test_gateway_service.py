@@ -8,8 +8,8 @@ import httpx
 
 from adapters.kafka_log import KafkaLog
 from config.settings import Settings
-from tests.consume.world import card
-from tests.e2e.stack import Api, Stack, until
+from tests.support.stack import Api, Stack, until
+from tests.support.world import card
 
 
 async def _publish(stack: Stack, model: str) -> None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from functions.api.keys import new_key
-from tests.e2e.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Part, Stack, until
 
 
 @pytest.fixture(scope="module")

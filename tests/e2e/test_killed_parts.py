@@ -4,7 +4,7 @@ import signal
 
 import httpx
 
-from tests.e2e.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Part, Stack, until
 
 LONG = {"steps": 150, "width": 128, "height": 128}
 

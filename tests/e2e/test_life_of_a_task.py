@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from PIL import Image
 
-from tests.e2e.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Part, Stack, until
 
 LONG = {"steps": 150, "width": 128, "height": 128}
 

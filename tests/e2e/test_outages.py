@@ -21,10 +21,10 @@ import httpx
 import psutil
 import pytest
 
-from bench.stub_runner import MODEL
 from infra.local.servers import S3, Kafka
 from tests.conftest import free_ports
-from tests.e2e.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Part, Stack, until
+from tools.bench.stub_runner import MODEL
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
 MAX_UNSTORED = 4
@@ -130,7 +130,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         stack.provision()
         with stack.running():
             port = free_ports(1)[0]
-            command = [sys.executable, "-m", "bench.stub_runner", str(port)]
+            command = [sys.executable, "-m", "tools.bench.stub_runner", str(port)]
             runner = stack._add("runner", command, stack.env(), port)
             made = House(broker, store, runner, stack.consumer(runner), stack.gateway())
             for part in (made.runner, made.consumer, made.gateway):

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from tests.e2e.stack import Part, Stack, until
+from tests.support.stack import Part, Stack, until
 
 USERS = 4
 NOTICE = "5"

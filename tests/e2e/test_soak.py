@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import ROOT
+from tests.support.stack import ROOT
 
 
 @pytest.mark.timeout(900)  # a busy machine takes minutes to start two runners again
 def test_a_minute_of_kills_loses_nothing_doubles_nothing_and_leaves_nothing_running(tmp_path: Path):
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "tests.soak", "--minutes", "1", "--kills", "10", "--seed", "7"]
+    command = [sys.executable, "-m", "tests.proofs.soak", "--minutes", "1", "--kills", "10", "--seed", "7"]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     ran = subprocess.run([*command, "--json", str(figures)], cwd=ROOT, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-4000:]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_cache.train.judge import look
-from tests.e2e.stack import Api
+from tests.support.stack import Api
+from tools.miniatures.train.judge import look
 
 MODELS = ("sd-mini", "flux-mini")
 

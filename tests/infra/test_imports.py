@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("adapters", "bentos", "config", "functions", "infra", "model_cache", "runners", "tasks")
+ROOMS = ("adapters", "bentos", "config", "functions", "infra", "runners", "tasks", "tools")
 
 IMPORT_ALL = """
 import importlib, sys, threading

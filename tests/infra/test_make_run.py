@@ -11,7 +11,7 @@ import pytest
 
 from bentos.build import model_folders
 from infra.local import __main__ as make_run
-from infra.local.parts import aliases_for, miniatures_to_build, ports
+from infra.local.processes import aliases_for, miniatures_to_build, ports
 from infra.local.servers import HOST
 
 ROOT = Path(__file__).resolve().parents[2]

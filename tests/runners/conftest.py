@@ -17,7 +17,7 @@ SCHEDULER = {"sd-mini": "ddim", "flux-mini": "flow_euler"}
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from model_cache.build_minis import build_minis
+    from tools.miniatures.build import build_minis
 
     into = tmp_path_factory.mktemp("model_cache")
     build_minis(into)

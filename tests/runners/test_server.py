@@ -210,7 +210,7 @@ def test_a_lora_made_for_another_model_is_not_offered(
 def test_a_quantized_runner_says_so_and_still_draws(cache: Path) -> None:
     from time import monotonic
 
-    from runners.card import warm_up_request
+    from runners.capabilities import warm_up_request
     from runners.engine import Engine, warm_up
     from runners.loading import load
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.events import CancelRequested, Progress, Released
-from tasks.ownership import Due, Offer, calls_for_a_look, due, given_up, may_begin
+from tasks.ownership import Action, Offer, after_lease, may_begin, needs_review, next_action
 from tasks.state import TaskState, apply
 
 QUEUED = TaskState()
@@ -16,7 +16,7 @@ CANCELED_ELSEWHERE = TaskState("running", attempt=1, tries=1, owner="other", can
 ENDED = TaskState("completed")
 
 
-def said(what: Due) -> str:
+def said(what: Action) -> str:
     error = getattr(what, "error", None)
     return f"{type(what).__name__} {error and error.code()}"
 
@@ -30,11 +30,11 @@ def said(what: Due) -> str:
         (MINE, None, "Watch None"),
         (CANCELED, None, "End canceled"),
         (CANCELED_ELSEWHERE, None, "Watch None"),
-        (given_up(CANCELED_ELSEWHERE), None, "End canceled"),
-        (given_up(OTHERS), None, "Offer None"),
+        (after_lease(CANCELED_ELSEWHERE), None, "End canceled"),
+        (after_lease(OTHERS), None, "Offer None"),
         (ENDED, None, "Close None"),
         (ENDED, 1, "Close None"),
-        (given_up(ENDED), None, "Close None"),
+        (after_lease(ENDED), None, "Close None"),
         (QUEUED, 1, "Keep None"),
         (MINE, 1, "Keep None"),
         (OTHERS, 2, "Keep None"),
@@ -44,12 +44,12 @@ def said(what: Due) -> str:
     ],
 )
 def test_what_is_due(state: TaskState, mine: int | None, expected: str):
-    assert said(due(state, mine, "me")) == expected
+    assert said(next_action(state, mine, "me")) == expected
 
 
 def test_a_task_given_back_waits_for_its_delay_and_one_whose_time_has_come_does_not():
-    assert due(WAITING, None, "me") == Offer(5.0)
-    assert due(given_up(WAITING), None, "me") == Offer(0.0)
+    assert next_action(WAITING, None, "me") == Offer(5.0)
+    assert next_action(after_lease(WAITING), None, "me") == Offer(0.0)
 
 
 def progress(attempt: int) -> Progress:
@@ -57,17 +57,17 @@ def progress(attempt: int) -> Progress:
 
 
 def test_every_sign_of_life_of_a_running_task_is_a_reason_to_look_and_a_repeated_word_of_a_queued_one_is_not():
-    assert calls_for_a_look(progress(1), OTHERS, apply(OTHERS, progress(1)), "me")
-    assert not calls_for_a_look(progress(1), WAITING, apply(WAITING, progress(1)), "me")
+    assert needs_review(progress(1), OTHERS, apply(OTHERS, progress(1)), "me")
+    assert not needs_review(progress(1), WAITING, apply(WAITING, progress(1)), "me")
     cancel = CancelRequested(task_id="0" * 32, at=0.0)
-    assert calls_for_a_look(cancel, QUEUED, apply(QUEUED, cancel), "me")
-    assert not calls_for_a_look(cancel, CANCELED, apply(CANCELED, cancel), "me")
+    assert needs_review(cancel, QUEUED, apply(QUEUED, cancel), "me")
+    assert not needs_review(cancel, CANCELED, apply(CANCELED, cancel), "me")
 
 
 def test_our_own_release_is_a_reason_to_look_even_where_it_moves_nothing():
     released = Released(task_id="0" * 32, at=0.0, attempt=1, owner="me")
     assert apply(LATER, released) == LATER
-    assert calls_for_a_look(released, LATER, LATER, "me")
+    assert needs_review(released, LATER, LATER, "me")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tasks.queues import Queues
 from tasks.state import TaskState
 from tasks.task import ImageParams, Task
-from tests.consume.world import card
+from tests.support.world import card
 
 PARAMS = ImageParams(
     width=64,

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.errors import ERRORS
-from tasks.retry import BACKOFF_SECONDS, FREE_DELAY_SECONDS, MAX_TRIES, Fail, RetryLater, decide
+from tasks.retry import BACKOFF_SECONDS, MAX_TRIES, UNCOUNTED_DELAY_SECONDS, Fail, RetryLater, decide
 
 FREE = {"runner_busy", "runner_loading"}
 LATER = {
@@ -23,7 +23,7 @@ NEVER = ERRORS.keys() - FREE - LATER
 @pytest.mark.parametrize("code", sorted(FREE))
 @pytest.mark.parametrize("tries", [1, MAX_TRIES, MAX_TRIES + 5])
 def test_what_was_never_tried_is_tried_again_soon_and_does_not_count(code: str, tries: int):
-    assert decide(ERRORS[code](), tries) == RetryLater(FREE_DELAY_SECONDS, counts=False)
+    assert decide(ERRORS[code](), tries) == RetryLater(UNCOUNTED_DELAY_SECONDS, counts=False)
 
 
 @pytest.mark.parametrize("code", sorted(LATER))

@@ -1,1 +1,0 @@
-"""What the queue costs, measured on the real parts: `python -m bench [NAME ...]`."""

@@ -1,1 +1,0 @@
-"""The documentation, and what makes the parts of it that repeat the code."""

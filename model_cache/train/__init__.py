@@ -1,1 +1,0 @@
-"""Trains the two miniatures that ship with the project: `python -m model_cache.train sd-mini` (or `flux-mini`)."""

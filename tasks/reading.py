@@ -1,0 +1,93 @@
+"""`read_record`: what a record of the log means. Pure: the same record, models and lanes always give the same reading.
+
+Anybody may write to a lane, so a task record goes through the same `accept` as a request over HTTP. A record is never
+dropped here: what cannot be done becomes a refusal, and what cannot be read at all is `Unreadable`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from tasks.accept import accept, find_lane, unaccepted
+from tasks.errors import NotUnderstood, TaskError
+from tasks.events import Event, parse_event
+from tasks.log import Partition, Place, Record
+from tasks.run import RunnerCard
+from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRead:
+    """A task. `refusal` is the error with which it must end, or None. A NotUnderstood refusal is not final: a newer
+    version may own the partition soon and understand the task."""
+
+    task: Task
+    place: Place
+    refusal: TaskError | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRead:
+    """An event of a task. `timestamp` is the broker's append time in Unix seconds."""
+
+    event: Event
+    partition: Partition
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True)
+class CardRead:
+    """What the runners of a model can do."""
+
+    card: RunnerCard
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record without any meaning to this version. `reason` names the field that is wrong."""
+
+    record: Record
+    reason: str
+
+
+Reading = TaskRead | EventRead | CardRead | Unreadable
+
+
+def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> Reading | None:
+    """The meaning of a record, given the models known so far and the lanes' full names. None: an event of a kind that
+    only a newer version knows, which is skipped."""
+    try:
+        match record.kind:
+            case "task":
+                return _read_task(record, cards, lanes)
+            case "event":
+                event = parse_event(record.value)
+                return None if event is None else EventRead(event, record.place.partition, record.timestamp)
+            case "card":
+                return CardRead(RunnerCard.model_validate_json(record.value))
+    except ValidationError as error:
+        return Unreadable(record, _reason(error))
+
+
+def _read_task(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> TaskRead:
+    parsed = TaskRecord.model_validate_json(record.value)
+    created_at = record.timestamp if parsed.created_at is None else parsed.created_at
+    try:
+        if unknown := sorted(set(parsed.requires) - UNDERSTOOD_FIELDS):
+            raise NotUnderstood(f"The task requires a version that understands {', '.join(unknown)}.")
+        task = accept(
+            parsed.model_copy(update={"topic": find_lane(record.place.topic, lanes)}),
+            task_id=parsed.task_id,
+            cards=cards,
+            lanes=lanes,
+            created_at=created_at,
+        )
+    except TaskError as error:
+        return TaskRead(unaccepted(parsed, record.place.topic, created_at), record.place, error)
+    return TaskRead(task, record.place, None)
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the record'}: {first['msg']}"

@@ -1,0 +1,49 @@
+"""What a consumer that is started again says a second time, and what it must not. On twins."""
+
+from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS
+from tasks.run import RunnerCard
+from tests.support.world import World, world
+
+
+def published(w: World) -> list[int]:
+    """How many runners of sd-mini there were, by every card in the log."""
+    return [RunnerCard.model_validate_json(record.value).runners for record in w.broker.topics[CARDS][0]]
+
+
+async def test_a_model_whose_runners_went_away_before_the_consumer_started_is_published_without_runners() -> None:
+    async with world() as w:
+        first = await w.start()
+        await first.kill()
+        w.runner.away = True
+        await w.start()
+        await w.clock.advance(3)
+        assert published(w) == [1, 0]
+        w.runner.away = False
+        await w.clock.advance(3)
+        assert published(w) == [1, 0, 1]
+
+
+async def test_a_model_whose_runners_are_there_again_needs_no_second_card() -> None:
+    async with world() as w:
+        for _ in range(3):
+            await (await w.start()).kill()
+        await w.start()
+        await w.clock.advance(3)
+        assert published(w)[-1] == 1
+
+
+async def test_an_event_or_a_card_nobody_can_read_is_buried_when_it_comes_and_not_at_every_start() -> None:
+    async with world() as w:
+        first = await w.start()
+        partition = w.broker.partition_of("sd-mini")
+        w.broker.append(EVENTS, partition, "x", b"no event", {})
+        w.broker.append(CARDS, 0, "x", b"no card", {})
+        await w.clock.advance(1)
+        await first.kill()
+        for _ in range(3):
+            await (await w.start()).kill()
+        await w.start()
+        task = await w.submit()
+        await w.clock.advance(2)
+        assert w.status(task) == "completed"
+        assert sorted(letter.value for letter in w.broker.topics[DEAD_LETTERS][0]) == [b"no card", b"no event"]

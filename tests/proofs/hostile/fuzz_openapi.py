@@ -1,0 +1,78 @@
+"""Requests made by schemathesis from the OpenAPI document, over a socket, against a whole service on twins."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import httpx
+import hypothesis
+import schemathesis
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import load_all_checks
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from tests.proofs.hostile.served import Served
+from tests.support.world import SETTINGS
+
+_BODY = {"model_name": "sd-mini", "prompt": "a red circle"}
+
+
+def run(examples: int, seed: int) -> Counter[str]:
+    """About so many requests, shared out over the operations, as the document has them and as it forbids them; what the
+    answers were. Raises where an answer is not what the document says, or is a 5xx."""
+    load_all_checks()
+    seen: Counter[str] = Counter()
+    with Served(SETTINGS.model_copy(update={"wait_limit": 0.01})).running() as served:
+        done, _ = ids = [_submit(served), _submit(served)]
+        _await_end(served, done)
+        schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+        operations = [found.ok() for found in schema.get_all_operations()]
+        share = max(1, examples // (2 * len(operations)))
+        for operation, mode in itertools.product(operations, (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)):
+            cases = operation.as_strategy(generation_mode=mode)
+            known = st.sampled_from((*ids, None)) if mode is GenerationMode.POSITIVE else st.none()
+            given_share = hypothesis.settings(
+                max_examples=share, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            )
+            try:
+                hypothesis.seed(seed)(given_share(given(case=cases, known=known)(_send(seen))))()
+            except Unsatisfiable:
+                # Nothing can be wrong about a request that takes nothing.
+                seen["operations without a wrong request"] += 1
+        _await_end(served, _submit(served))
+    return seen
+
+
+def _send(seen: Counter[str]) -> Callable[[schemathesis.Case, str | None], None]:
+    def example(case: schemathesis.Case, known: str | None) -> None:
+        # Names that the document cannot know, so that some requests also come through.
+        if known and "task_id" in (case.path_parameters or {}):
+            case.path_parameters["task_id"] = known
+        if known and isinstance(case.body, dict):
+            case.body["model_name"] = _BODY["model_name"]
+        answer = case.call(timeout=60)
+        seen[f"{answer.status_code}"] += 1
+        # What a model cannot do is refused with a 422 that no schema can tell beforehand, and a body that is too large
+        # with a 413 before anybody looks for what else is wrong with it.
+        excluded = [positive_data_acceptance, *([negative_data_rejection] if answer.status_code == 413 else [])]
+        case.validate_response(answer, excluded_checks=excluded)
+
+    return example
+
+
+def _submit(served: Served) -> str:
+    answer = httpx.post(f"{served.url}/generate_image", json=_BODY, timeout=60)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["task_id"])
+
+
+def _await_end(served: Served, task_id: str) -> None:
+    deadline = time.monotonic() + 60
+    while (status := httpx.get(f"{served.url}/check_status/{task_id}", timeout=60).json())["status"] != "completed":
+        assert status["status"] in ("queued", "running"), status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)

@@ -1,0 +1,138 @@
+"""Records on a real lane that no writer of ours would write: each is buried, and the queue goes on."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer as KafkaConsumer
+from confluent_kafka import Message, Producer, TopicPartition
+
+from adapters.clock import SystemClock
+from adapters.kafka_log import KafkaLog
+from adapters.kafka_topics import create_topics
+from adapters.memory_runner import MemoryRunner
+from adapters.memory_store import MemoryStore
+from config.settings import Settings
+from functions.consume.consumer import build_consumer
+from tests.adapters.test_log import kafka_settings
+from tests.conftest import KafkaServer
+from tests.proofs.hostile.raw_kafka import write_header_name
+from tests.support.world import card
+
+GOOD = b'{"task_id": "%s", "model_name": "sd-mini", "prompt": "a red circle"}'
+LARGEST = 1_048_588 - 100
+"""What a broker's default takes, less what wraps the value."""
+
+
+@asynccontextmanager
+async def consuming(settings: Settings) -> AsyncIterator[MemoryStore]:
+    """A consumer on the real log; its store and its runner are twins."""
+    store, log, clock = MemoryStore(), KafkaLog(settings), SystemClock()
+    runner = MemoryRunner(card(), clock, 0.001)
+
+    async def addresses() -> list[str]:
+        return [runner.url]
+
+    consumer = build_consumer(
+        settings, log=log, store=store, clock=clock, addresses=addresses, connect=lambda _: runner
+    )
+    work = [asyncio.ensure_future(consumer.dispatcher.run()), asyncio.ensure_future(consumer.pool.watch())]
+    try:
+        yield store
+        assert not any(one.done() for one in work), work
+    finally:
+        for one in work:
+            one.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await consumer.dispatcher.stop(0)
+        await log.close()
+
+
+def write(settings: Settings, value: bytes | None, key: Any = b"sd-mini", headers: Any = None, **config: Any) -> None:
+    """What any Kafka client may do."""
+    most = {"message.max.bytes": 1_000_000_000, "queue.buffering.max.kbytes": 2_000_000}
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers, **most, **config})
+    told: list[Any] = []
+    producer.produce(
+        settings.lane_names[0], value, key, headers=headers, on_delivery=lambda error, _: told.append(error)
+    )
+    producer.flush(60)
+    assert told == [None]
+
+
+def letters(settings: Settings, count: int) -> list[Message]:
+    """The first so many dead letters."""
+    reader = KafkaConsumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            "group.id": uuid.uuid4().hex,
+            "auto.offset.reset": "earliest",
+            "fetch.message.max.bytes": 20_000_000,
+        }
+    )
+    reader.assign([TopicPartition(settings.topic("dead_letter"), 0, 0)])
+    found: list[Message] = []
+    while len(found) < count:
+        message = reader.poll(30)
+        assert message is not None, f"{len(found)} dead letters"
+        assert message.error() is None
+        found.append(message)
+    reader.close()
+    return found
+
+
+async def ends(store: MemoryStore, task_id: str) -> None:
+    async with asyncio.timeout(60):
+        while await store.get_outcome(task_id) is None:
+            await asyncio.sleep(0.05)
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "as large as the broker takes": {"value": b"x" * LARGEST},
+    "a bomb": {"value": b" " * 50_000_000, "compression.type": "zstd"},
+    "a bomb of JSON": {"value": b"[" * 20_000_000, "compression.type": "gzip"},
+    "nothing": {"value": None},
+    "no key": {"value": b"{", "key": None},
+    "a key that is no text": {"value": b"{", "key": b"\xff\xfe\x00"},
+    "odd headers": {"value": b"{", "headers": [("a", None), ("a", b"\xff"), ("", b""), ("kafka_dlt-x", b"y"), ("é\x00", b"z")]},
+    "many headers": {"value": b"{", "headers": [(f"h{n}", b"x" * 100) for n in range(5000)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_the_record_is_buried_and_the_next_task_ends(kafka: KafkaServer, what: str) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    await asyncio.to_thread(create_topics, settings)
+    record = HOSTILE[what]
+    async with consuming(settings) as store:
+        await asyncio.to_thread(lambda: write(settings, **record))
+        task_id = uuid.uuid4().hex
+        await asyncio.to_thread(write, settings, GOOD % task_id.encode())
+        await ends(store, task_id)
+        (letter,) = await asyncio.to_thread(letters, settings, 1)
+        headers = dict(letter.headers() or [])
+        assert headers["kafka_dlt-original-topic"] == settings.lane_names[0].encode()
+        assert headers["kafka_dlt-exception-message"]
+        value = record["value"] or b""
+        if len(value) <= LARGEST:
+            assert (letter.value() or b"") == value
+        else:
+            assert value.startswith(letter.value() or b"?")
+            assert headers["kafka_dlt-original-size"] == str(len(value)).encode()
+
+
+async def test_a_header_whose_name_is_no_text_stops_nobody(kafka: KafkaServer) -> None:
+    settings = kafka_settings(kafka.bootstrap)
+    await asyncio.to_thread(create_topics, settings)
+    async with consuming(settings) as store:
+        # By then the interpreter has its quick ways through the reader, and one of them does not see the client's error.
+        for task_id in (warm := [uuid.uuid4().hex for _ in range(40)]):
+            await asyncio.to_thread(write, settings, GOOD % task_id.encode(), headers=[("a", b"b")])
+        await ends(store, warm[-1])
+        task_id = uuid.uuid4().hex
+        value = GOOD % task_id.encode()
+        await asyncio.to_thread(write_header_name, kafka.bootstrap, settings.lane_names[0], value, b"\xff\xfe")
+        await ends(store, task_id)

@@ -1,0 +1,42 @@
+"""Small changes to a world, each giving a new one."""
+
+from typing import Any
+
+from tests.proofs.protocol.state import Act, Local, Owner, Shared, World
+
+
+def with_owner(world: World, o: int, owner: Owner, **more: Any) -> World:
+    """The world with this owner in place o."""
+    return world._replace(owners=(*world.owners[:o], owner, *world.owners[o + 1 :]), **more)
+
+
+def with_local(owner: Owner, t: int, local: Local) -> Owner:
+    """The owner, knowing this of task t."""
+    return owner._replace(tasks=(*owner.tasks[:t], local, *owner.tasks[t + 1 :]))
+
+
+def with_known(world: World, o: int, t: int, local: Local) -> World:
+    """The world with what owner o knows of task t."""
+    return with_owner(world, o, with_local(world.owners[o], t, local))
+
+
+def with_act(world: World, o: int, t: int, act: Act | None) -> World:
+    """The world with what owner o has under way for task t."""
+    return with_known(world, o, t, world.owners[o].tasks[t]._replace(act=act))
+
+
+def with_task(world: World, t: int, task: Shared) -> World:
+    """The world with this task in log and store."""
+    return world._replace(tasks=(*world.tasks[:t], task, *world.tasks[t + 1 :]))
+
+
+def spent(world: World, fault: str) -> World:
+    """The world in which this fault has happened once more."""
+    return world._replace(faults=world.faults._replace(**{fault: getattr(world.faults, fault) - 1}))
+
+
+def act_of(world: World, o: int, t: int) -> Act:
+    """What owner o has under way for task t, where it has something."""
+    act = world.owners[o].tasks[t].act
+    assert act is not None
+    return act

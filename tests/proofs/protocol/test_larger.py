@@ -1,0 +1,53 @@
+"""Worlds too large to see whole: three owners, four tasks, three attempts, every fault twice, walked through at random;
+whenever the walk stops, what can happen goes on happening and all tasks end."""
+
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from tests.proofs.protocol.explore import Step
+from tests.proofs.protocol.model import Model
+from tests.proofs.protocol.state import Faults, World, ended, first
+
+ANY = st.integers(0, 2**16)
+TWICE = Faults(*[2] * len(Faults()))
+MOST_STEPS_TO_THE_END = 2000
+
+
+class LargerWorld(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model(attempts=3)
+        self.world: World = first(3, 4, TWICE)
+
+    def ways(self, fault: bool) -> list[Step[World]]:
+        return [step for step in self.model.steps(self.world) if step.fault == fault]
+
+    @rule(which=st.lists(ANY, min_size=1, max_size=8))
+    def go_on(self, which: list[int]) -> None:
+        for number in which:
+            if ways := self.ways(fault=False):
+                self.world = ways[number % len(ways)].take()
+
+    @rule(which=ANY)
+    def go_wrong(self, which: int) -> None:
+        if ways := self.ways(fault=True):
+            self.world = ways[which % len(ways)].take()
+
+    def teardown(self) -> None:
+        taken: Counter[str] = Counter()
+        while not ended(self.world):
+            assert taken.total() < MOST_STEPS_TO_THE_END, "the tasks never end"
+            step = min(self.ways(fault=False), key=lambda way: taken[way.name])
+            taken[step.name] += 1
+            self.world = step.take()
+
+
+TestLargerWorld = pytest.mark.timeout(600)(LargerWorld.TestCase)
+TestLargerWorld.settings = settings(
+    max_examples=int(os.environ.get("PROTOCOL_WALKS", "15")), stateful_step_count=30, deadline=None
+)

@@ -1,0 +1,160 @@
+"""The protocol, checked in every state that can be reached: worlds that keep their promises, and wrong rules that do
+not. The rules are the project's own functions (rules.py); what the handler does between them is held to the model by
+`test_the_handler_takes_its_steps_in_the_order_of_the_model`."""
+
+import pytest
+
+from adapters.memory_log import EVENTS
+from tests.proofs.protocol.explore import BrokenPromiseError, explore
+from tests.proofs.protocol.model import Model
+from tests.proofs.protocol.rules import Rules
+from tests.proofs.protocol.seeds import SEEDS
+from tests.proofs.protocol.state import Faults, World, ended, first
+from tests.proofs.protocol.worlds import QUICK
+from tests.support.world import World as Service
+from tests.support.world import world as service
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_every_promise_holds_in_every_state_and_from_each_of_them_all_tasks_end(name: str):
+    tasks, faults = QUICK[name]
+    found = explore(first(2, tasks, faults), Model().steps, ended)
+    assert not found.broken, f"\n{found}"
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_a_wrong_rule_is_found_with_the_shortest_way_to_it(name: str):
+    seed = SEEDS[name]
+    found = explore(first(2, 1, seed.faults), Model(seed.rules).steps, ended)
+    print(f"\n{name}\n{found}")
+    assert seed.breaks in found.broken
+    assert found.trace
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_what_shows_a_wrong_rule_is_among_what_the_right_ones_stand(name: str):
+    faults = SEEDS[name].faults
+    assert any(all(one <= most for one, most in zip(faults, world, strict=True)) for _, world in QUICK.values())
+
+
+def walk(world: World, *names: str, model: Model | None = None) -> World:
+    """The world after these steps."""
+    model = model or Model()
+    for name in names:
+        ways = {step.name: step for step in model.steps(world)}
+        assert name in ways, f"{name!r} cannot happen now, only {sorted(ways)}"
+        world = ways[name].take()
+    return world
+
+
+STOPPED_AND_TAKEN_OVER = (
+    "A1 becomes the owner",
+    "A1 begins task 0",
+    "A1 has a runner that takes task 0",
+    "A1's 'started' of task 0 is written",
+    "A1 is stopped",
+    "the group drops A1, which does not hear of it",
+    "B1 becomes the owner",
+    "half a lease passes",
+    "half a lease passes",
+    "B1 sees the end of the delay or lease of task 0",
+    "B1 looks for an outcome of task 0",
+    "B1 has a runner that takes task 0",
+    "B1's 'started' of task 0 is written",
+)
+"""A1 is a zombie now."""
+
+
+def test_a_zombie_that_wakes_after_its_lease_and_finishes_last_takes_the_outcome_that_stands_and_its_pictures_away():
+    world = walk(
+        first(2, 1, Faults(stops=1)),
+        *STOPPED_AND_TAKEN_OVER,
+        "A1 is back",
+        "A1 has made and begins to store task 0",
+        "B1 has made and begins to store task 0",
+        "B1 writes the outcome of task 0",
+        "A1 writes the outcome of task 0",
+        "A1 writes the event of task 0",
+        "B1 reads",
+    )
+    assert world.tasks[0].outcome == ("outcome", "completed", 2, (2, "B1"))
+    assert world.tasks[0].pictures == {(2, "B1")}
+    assert world.committed == 1
+    assert world.owners[0].tasks[0].act is None
+
+
+def test_a_zombie_that_finishes_first_is_taken_at_its_word_and_nobody_makes_a_second_outcome():
+    world = walk(
+        first(2, 1, Faults(stops=1)),
+        *STOPPED_AND_TAKEN_OVER,
+        "A1 is back",
+        "A1 has made and begins to store task 0",
+        "A1 writes the outcome of task 0",
+        "B1 has made and begins to store task 0",
+        "B1 writes the outcome of task 0",
+        "B1 writes the event of task 0",
+        "B1 reads",
+    )
+    assert world.tasks[0].outcome == ("outcome", "completed", 1, (1, "A1"))
+    assert world.tasks[0].pictures == {(1, "A1")}
+    assert world.committed == 1
+
+
+def test_a_zombie_that_reads_that_it_was_taken_over_stops_and_its_release_moves_nothing():
+    before = walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER, "A1 is back")
+    after = walk(before, "A1 reads", "A1 stops (runner_busy) task 0")
+    assert after.tasks == before.tasks
+    assert after.tasks[0].log.owner == "B1"
+
+
+def test_whatever_a_woken_zombie_does_no_promise_is_broken():
+    after_waking = 0
+    model = Model()
+
+    def steps(world: World):
+        nonlocal after_waking
+        after_waking += any(one.owns and not one.away and world.group not in ("", one.name) for one in world.owners)
+        return model.steps(world)
+
+    found = explore(walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER), steps, ended)
+    assert not found.broken, f"\n{found}"
+    assert after_waking > 100
+
+
+def test_a_promise_that_is_broken_says_which_step_broke_it():
+    world = walk(first(1, 1, Faults()), "A1 becomes the owner", "A1 begins task 0", "A1 has a runner that takes task 0")
+    with pytest.raises(BrokenPromiseError, match="P2"):
+        walk(
+            world,
+            "A1's 'started' of task 0 is written",
+            "A1 has made and begins to store task 0",
+            model=Model(Rules(order=("outcome", "event", "pictures"))),
+        )
+
+
+async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch: pytest.MonkeyPatch):
+    took: list[str] = []
+
+    def noted(service: Service, part: object, name: str, step: str) -> None:
+        real = getattr(part, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            took.append(step)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(part, name, call)
+
+    async with service() as w:
+        running = await w.start()
+        for part, name, step in (
+            (w.store, "put_image", "pictures"),
+            (w.store, "put_outcome", "outcome"),
+            (running.log, "append_event", "event"),
+            (running.log, "commit", "commit"),
+        ):
+            noted(w, part, name, step)
+        await w.submit(image_params={"num_images": 2})
+        await w.clock.advance(10)
+        assert w.broker.topics[EVENTS]
+    assert list(dict.fromkeys(took)) == [*Rules().order, "commit"]
+    assert took.count("pictures") == 2

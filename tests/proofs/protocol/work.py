@@ -1,0 +1,202 @@
+"""What an owner does about one task, effect by effect (the handler's part)."""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+from tests.proofs.protocol.change import act_of, spent, with_act, with_known, with_local, with_owner, with_task
+from tests.proofs.protocol.explore import BrokenPromiseError, Step
+from tests.proofs.protocol.log import Log
+from tests.proofs.protocol.rules import Said, what_follows
+from tests.proofs.protocol.state import DELAYED, Act, Owner, Shared, World, readable
+
+ERROR_CODES = ("runner_lost", "broken_picture", "runner_busy")
+"""One of each kind: try again, never again, does not count."""
+
+
+class Work:
+    """Attempts and ends, under some rules; of a task's tries there are only the last `attempts`."""
+
+    def __init__(self, log: Log, attempts: int, errors: tuple[str, ...] = ERROR_CODES) -> None:
+        self.rules = log.rules
+        self._log = log
+        self._attempts = attempts
+        self._errors = errors
+        self._given_up = cache(log.rules.after_lease)
+        self._effects: dict[str, Callable[[World, int, int], World]] = {
+            "pictures": self._pictures,
+            "outcome": self._outcome,
+            "event": self._event,
+        }
+
+    def steps(self, world: World, o: int, owner: Owner, t: int) -> Iterator[Step[World]]:
+        """Every way on for this owner and this task."""
+
+        def step(does: str, take: Callable[..., World], *more: object, fault: bool = False) -> Step[World]:
+            return Step(f"{owner.name} {does} task {t}", partial(take, world, o, t, *more), fault)
+
+        local = owner.tasks[t]
+        act, state = local.act, local.state
+        if act is None:
+            if state is None or state.ended:
+                return
+            if local.alarm in (DELAYED, 0):
+                yield step("sees the end of the delay or lease of", self._ring)
+            if local.queued:
+                yield step("begins", self._begin)
+                if world.faults.expiries and state.attempt == 0:
+                    yield step("is too late to begin", self._expire, fault=True)
+        elif act.phase == "look":
+            yield step("looks for an outcome of", self._look)
+        elif act.phase == "ask":
+            yield step("has a runner that takes", self._make)
+            if act.stop:
+                yield step(f"stops ({act.stop}), untaken,", self._untaken, act.stop)
+            elif world.faults.errors:
+                yield step("has no runner that takes", self._untaken, "runner_loading", fault=True)
+        elif act.phase == "make":
+            # To write an event takes far less time than to make a picture.
+            if owner.away or not owner.outbox:
+                yield step("has made and begins to store", self._made)
+            if act.stop and not owner.away:
+                yield step(f"stops ({act.stop})", self._fail, act.stop)
+            elif world.faults.errors and not owner.away:
+                for code in self._errors:
+                    yield step(f"fails ({code}) at", self._fail, code, fault=True)
+        elif act.phase == "said":
+            yield step("is done with its attempt at", self._done)
+        elif act.phase != "event" or not owner.away:
+            yield step(f"writes the {act.phase} of", self._effects[act.phase])
+
+    def _ring(self, world: World, o: int, t: int) -> World:
+        """Where it is queued now it begins: to begin later is to have looked later."""
+        owner = world.owners[o]
+        local = owner.tasks[t]
+        assert local.state is not None
+        local = self._log.attend(owner, local._replace(alarm=None), self._given_up(local.state))
+        world = with_known(world, o, t, local)
+        return self._begin(world, o, t) if local.queued else world
+
+    def _expire(self, world: World, o: int, t: int) -> World:
+        local = world.owners[o].tasks[t]
+        end = Act(phase="outcome", says=("outcome", "expired", 0, None), late=world.owners[o].stale)
+        return with_known(spent(world, "expiries"), o, t, local._replace(queued=False, act=end))
+
+    def _begin(self, world: World, o: int, t: int) -> World:
+        owner = world.owners[o]
+        local, state = owner.tasks[t], owner.tasks[t].state
+        assert state is not None
+        if state.cancel_requested:
+            raise BrokenPromiseError(f"A cancel of task {t} was read and an attempt begins.")
+        act = Act(state.attempt + 1, state.tries + 1, late=owner.stale or world.group != owner.name)
+        world = with_known(world, o, t, local._replace(queued=False, act=act))
+        return world if self.rules.may_have_ended(state) else _ask(world, o, t)
+
+    def _look(self, world: World, o: int, t: int) -> World:
+        act, stands = act_of(world, o, t), world.tasks[t].outcome
+        if stands is not None:
+            return with_act(world, o, t, act._replace(phase="event", says=stands))
+        if self.rules.may_begin(world.owners[o].tasks[t].state, act.number):
+            return _ask(world, o, t)
+        return self._look_again(world, o, t)
+
+    def _untaken(self, world: World, o: int, t: int, code: str) -> World:
+        act = act_of(world, o, t)
+        if not act.stop:
+            world = spent(world, "errors")
+        follows, _, _ = what_follows(code, act.tries, self._attempts)
+        if follows == "released":  # Nobody heard of it, so nobody hears that it is over.
+            return self._look_again(world, o, t)
+        return self._outcome(self._on(world, o, t, ("outcome", follows, act.tries, None), "make"), o, t)
+
+    def _make(self, world: World, o: int, t: int) -> World:
+        owner, act = world.owners[o], act_of(world, o, t)
+        if not act.late:
+            for other in world.owners:
+                others = other.tasks[t].act
+                if other is not owner and others is not None and others.runs and not others.late:
+                    raise BrokenPromiseError(f"P4: {owner.name} begins task {t}, which {other.name} has in hand.")
+        started: Said = ("started", act.number, owner.name)
+        owner = with_local(owner, t, owner.tasks[t]._replace(act=act._replace(phase="make")))
+        return with_owner(world, o, owner._replace(outbox=(*owner.outbox, (t, started))))
+
+    def _made(self, world: World, o: int, t: int) -> World:
+        """The first effect belongs to it: before that, nobody can tell."""
+        act = act_of(world, o, t)
+        name = (act.number, world.owners[o].name) if self.rules.own_names else (0, "")
+        world = self._on(world, o, t, ("outcome", "completed", act.tries, name), "make")
+        return self._effects[self.rules.order[0]](world, o, t)
+
+    def _fail(self, world: World, o: int, t: int, code: str) -> World:
+        act = act_of(world, o, t)
+        if not act.stop:
+            world = spent(world, "errors")
+        follows, delay, counts = what_follows(code, act.tries, self._attempts)
+        if follows == "released":
+            says: Said = ("released", act.number, world.owners[o].name, delay, counts)
+            return self._event(self._on(world, o, t, says, "make"), o, t)
+        return self._outcome(self._on(world, o, t, ("outcome", follows, act.tries, None), "make"), o, t)
+
+    def _on(self, world: World, o: int, t: int, says: Said, phase: str) -> World:
+        """The phase is over; on with what comes next of this."""
+        order = self.rules.order
+        left = order[order.index(phase) + 1 :] if phase in order else order
+        if says[0] == "released":
+            left = tuple(effect for effect in left if effect == "event")
+        elif says[3] is None:
+            left = tuple(effect for effect in left if effect != "pictures")
+        if left == ("event",) and world.tasks[t].log.ended and says == world.tasks[t].outcome:
+            left = ()  # Said again it moves nothing.
+        if not left and says[0] == "outcome":
+            return with_act(world, o, t, None)
+        return with_act(world, o, t, act_of(world, o, t)._replace(phase=left[0] if left else "said", says=says))
+
+    def _pictures(self, world: World, o: int, t: int) -> World:
+        says, task = act_of(world, o, t).says, world.tasks[t]
+        assert says is not None
+        task = task._replace(pictures=task.pictures | {says[3]})
+        return _stored(self._on(world, o, t, says, "pictures"), t, task)
+
+    def _outcome(self, world: World, o: int, t: int) -> World:
+        """Who loses the race takes the winner's outcome as its own, and its pictures away."""
+        mine, task = act_of(world, o, t).says, world.tasks[t]
+        assert mine is not None
+        if task.outcome is not None:
+            if not self.rules.once and task.outcome != mine:
+                raise BrokenPromiseError(f"P1: the outcome {task.outcome} of task {t} was replaced by {mine}.")
+            task = task._replace(pictures=task.pictures - {mine[3]})
+        stands = task.outcome or mine
+        return _stored(self._on(world, o, t, stands, "outcome"), t, task._replace(outcome=stands))
+
+    def _event(self, world: World, o: int, t: int) -> World:
+        """All that was said before it is written first: one producer keeps its order."""
+        world = self._log.flush(world, o)
+        says = act_of(world, o, t).says
+        assert says is not None
+        return self._log.write(self._on(world, o, t, says, "event"), t, says)
+
+    def _done(self, world: World, o: int, t: int) -> World:
+        if self.rules.looks_after_attempt(act_of(world, o, t).heard):
+            return self._look_again(world, o, t)
+        return with_act(world, o, t, None)
+
+    def _look_again(self, world: World, o: int, t: int) -> World:
+        owner = world.owners[o]
+        local = owner.tasks[t]._replace(act=None)
+        if local.state is not None:
+            local = self._log.attend(owner, local, local.state)
+        return with_known(world, o, t, local)
+
+
+def _ask(world: World, o: int, t: int) -> World:
+    act = act_of(world, o, t)
+    if world.tasks[t].outcome is not None and act.number > 1 and not act.late:
+        raise BrokenPromiseError(f"P4: task {t} has its outcome and is to be made again.")
+    return with_act(world, o, t, act._replace(phase="ask"))
+
+
+def _stored(world: World, t: int, task: Shared) -> World:
+    if task.outcome is not None:
+        task = task._replace(pictures=task.pictures & {task.outcome[3]})  # Others nobody will ever ask for.
+    if not readable(task):
+        raise BrokenPromiseError(f"P2: the outcome of task {t} says completed and its pictures are not there.")
+    return with_task(world, t, task)

@@ -1,0 +1,169 @@
+"""All the parts of a soak: those `make run` starts, with a second consumer, on free ports and in a folder of its own."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from config.settings import load_settings
+from infra.local import supervisor
+from infra.local.processes import process_table
+from infra.local.servers import HOST
+from tests.conftest import free_ports
+from tests.proofs.soak.evidence import busy
+from tests.proofs.soak.parts import END_SECONDS, Process, marked
+from tests.proofs.soak.schedule import Fault
+
+ROOT = Path(__file__).resolve().parents[3]
+MODELS = ("flux-mini", "sd-mini")
+_LOOK_SECONDS = 0.5
+_IDLE_SECONDS = 10.0
+
+
+class House:
+    """The parts, and what happened to them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing runs yet. Changes this process's environment: the parts read theirs from it."""
+        gateway, consumer, second, kafka, controller, s3, runner, _ = free_ports(6 + len(MODELS))
+        self._view = folder / "gateway-view.sqlite"
+        # Parts start dozens of times: what is compiled once is kept, also where the environment says otherwise.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder / "bytecode"))
+        os.environ |= {
+            "GATEWAY_PORT": str(gateway),
+            "KAFKA_PORT": str(kafka),
+            "KAFKA_CONTROLLER_PORT": str(controller),
+            "S3_PORT": str(s3),
+            "FIRST_RUNNER_PORT": str(runner),
+            "LOG_DIR": str(folder / "logs"),
+            "MODEL_CACHE_DIR": str(_models(folder)),
+            "KAFKA_PARTITIONS": "4",
+            "LANE_SHARDS": ",".join(f"{model}=4" for model in MODELS),  # else one consumer might own every task
+        }
+        table = _table(folder, consumer)
+        table["consumer-1"] = replace(table["consumer"], name="consumer-1")
+        table["consumer-2"] = replace(_table(folder, second)["consumer"], name="consumer-2")
+        table["gateway"] = replace(table["gateway"], env={**table["gateway"].env, "VIEW_PATH": str(self._view)})
+        self._consumers = (consumer, second)
+        self._provision = table["topics"]
+        mark = f"soak-{uuid.uuid4().hex}"
+        self.parts = {
+            name: Process(part, f"{mark}/{name}", folder / f"{name}.txt")
+            for name, part in table.items()
+            if name not in ("consumer", "topics")
+        }
+        os.environ |= table["consumer"].env
+        self.settings = load_settings()
+        self.url = f"http://{HOST}:{gateway}"
+        self.did: Counter[tuple[str, str]] = Counter()
+        self.problems: list[str] = []
+        self.began_at = 0.0
+        self._began = 0.0
+
+    async def open(self) -> None:
+        """Start all; return once every model can be asked for. Raises Broken."""
+        for name in ("kafka", "s3", *(name for name in self.parts if name.startswith("runner"))):
+            self.parts[name].start()
+        await self._ready("kafka", "s3")
+        command = [sys.executable, *self._provision.command[1:]]
+        await asyncio.to_thread(subprocess.run, command, env={**os.environ, **self._provision.env}, check=True)
+        for name in ("consumer-1", "consumer-2", "gateway"):
+            self.parts[name].start()
+        await self._ready(*self.parts)
+
+    async def suffer(self, faults: Sequence[Fault]) -> None:
+        """Let every fault happen at its time from now; return when the last is over."""
+        self._began, self.began_at = time.monotonic(), time.time()
+        await asyncio.gather(*map(self._happen, faults))
+
+    async def watch(self) -> None:
+        """Start again, for ever, what dies by itself: that is a broken promise, and a supervisor would."""
+        while True:
+            for name, process in self.parts.items():
+                if not process.turn.locked() and (how := process.died()):
+                    self.problems.append(f"{name} died by itself {how}; it said last:\n{process.last_lines()}")
+                    await asyncio.to_thread(process.kill)
+                    process.start()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def heal(self) -> None:
+        """Return once every part is ready again. Raises Broken."""
+        await self._ready(*self.parts)
+
+    async def close(self) -> None:
+        """End every part softly, the last started first, and note what does not end or leaves something behind."""
+        for name in reversed(self.parts):
+            await self._end(self.parts[name])
+
+    async def busy(self) -> list[str]:
+        """Whatever says that it has work, once nothing does or after a while: the last commit may be on its way."""
+        metrics = [self.url, *(f"http://{HOST}:{port}" for port in self._consumers)]
+        deadline = time.monotonic() + _IDLE_SECONDS
+        while (found := await busy(metrics, self.settings.runner_urls)) and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+        return found
+
+    def abandon(self) -> None:
+        """Kill whatever is left."""
+        for process in self.parts.values():
+            process.kill()
+
+    async def _ready(self, *names: str) -> None:
+        await asyncio.gather(*(self.parts[name].ready() for name in names))
+
+    async def _happen(self, fault: Fault) -> None:
+        await asyncio.sleep(self._began + fault.at - time.monotonic())
+        process = self.parts[fault.part]
+        async with process.turn:
+            self._say(fault)
+            if fault.kind == "stop":
+                await asyncio.to_thread(process.signal, signal.SIGSTOP)
+                await asyncio.sleep(fault.down)
+                await asyncio.to_thread(process.signal, signal.SIGCONT)
+            else:
+                if fault.kind == "restart":
+                    await self._end(process)
+                else:
+                    await asyncio.to_thread(process.kill)
+                if fault.kind == "wipe":
+                    for file in self._view.parent.glob(f"{self._view.name}*"):
+                        file.unlink()
+                await asyncio.sleep(fault.down)
+                process.start()
+            self.did[fault.part, fault.kind] += 1
+
+    async def _end(self, process: Process) -> None:
+        if not await asyncio.to_thread(process.terminate):
+            left = [" ".join(one.cmdline()) for one in marked(process.mark)]
+            self.problems.append(
+                f"{process.part.name} still has {left} {END_SECONDS:g} s after SIGTERM; it said last:\n"
+                f"{process.last_lines()}"
+            )
+        await asyncio.to_thread(process.kill)
+
+    def _say(self, fault: Fault) -> None:
+        print(
+            f"{time.monotonic() - self._began:6.1f} s  {fault.kind:<7} {fault.part:<16} {fault.down:5.1f} s", flush=True
+        )
+
+
+def _table(folder: Path, consumer_port: int) -> dict[str, supervisor.Part]:
+    os.environ["CONSUMER_PORT"] = str(consumer_port)
+    return {part.name: part for row in process_table(load_settings(), folder, MODELS, ()) for part in row}
+
+
+def _models(folder: Path) -> Path:
+    """A copy of the miniatures, so that nobody changes them meanwhile."""
+    models = folder / "models"
+    for model in MODELS:
+        shutil.copytree(ROOT / "model_cache" / model, models / model)
+    return models

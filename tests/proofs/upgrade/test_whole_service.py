@@ -1,0 +1,201 @@
+"""Old and future records through a whole service on twins."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from adapters.clock import settle
+from adapters.memory_log import CARDS, EVENTS
+from tasks.events import Outcome
+from tasks.task import Task
+from tests.proofs.upgrade.reading import FROM_THE_FUTURE, VERSIONS, read, sample, samples, with_more
+from tests.support.gateway_world import world as gateways
+from tests.support.world import LANES, World, world
+
+TASKS = list(samples("task"))
+
+
+async def on_lane(w: World, record: dict[str, Any], lane: str = LANES[0]) -> Task:
+    """The record on the lane, under an id of its own."""
+    record = record | {"task_id": uuid.uuid4().hex}
+    await w.raw(json.dumps(record).encode(), lane)
+    return Task.model_construct(task_id=record["task_id"])
+
+
+async def say(w: World, value: dict[str, Any] | bytes, partition: int | None = None) -> None:
+    """Any event, as another version writes it."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    w.broker.append(EVENTS, w.broker.partition_of("sd-mini") if partition is None else partition, "k", data, {})
+    await settle()
+
+
+@pytest.mark.parametrize(("version", "name"), TASKS)
+@pytest.mark.parametrize("more", [lambda record: record, with_more], ids=["as it is", "with more"])
+async def test_a_task_of_another_version_is_done(version: str, name: str, more: Any):
+    async with world() as w:
+        await w.start()
+        task = await on_lane(w, more(sample(version, name)))
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+        assert w.watermark_at_end()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"topic": "a_lane_from_the_future"},
+        {"loras": [{"name": "night", "weight": 0.5, "from_step": 3}]},
+        {"image_params": {"steps": 4, "tiling": True}},
+    ],
+)
+async def test_a_task_that_asks_for_more_than_this_version_knows_is_done_without_it(record: dict[str, Any]):
+    async with world() as w:
+        await w.start()
+        task = await on_lane(w, sample(VERSIONS[0], "task_by_hand") | record)
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+        assert FROM_THE_FUTURE not in w.store.objects[f"tasks/{task.task_id}/outcome.json"].decode()
+
+
+@pytest.mark.parametrize("params", [{"format": "avif"}, {"width": "large"}])
+async def test_a_task_whose_picture_this_version_cannot_understand_is_kept_whole_and_the_queue_goes_on(
+    params: dict[str, Any],
+):
+    async with world() as w:
+        await w.start()
+        await on_lane(w, sample(VERSIONS[0], "task_by_hand") | {"image_params": params})
+        task = await w.submit()
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+        assert w.watermark_at_end()
+        (letter,) = w.broker.topics["dead_letter"][0]
+        assert json.loads(letter.value)["image_params"] == params
+
+
+async def test_events_of_kinds_and_forms_nobody_knows_yet_stop_nothing():
+    async with world() as w:
+        await w.start()
+        task = await w.submit(image_params={"steps": 30})
+        for event in (
+            {"kind": "paused", "task_id": task.task_id, "at": 1.0},
+            {"kind": "paused", "until": "noon"},
+            {"kind": "progress", "task_id": task.task_id, "at": 1.0, "attempt": "first", "owner": "x"},
+            b"\x00\x01 not JSON",
+        ):
+            await say(w, event)
+        await w.clock.advance(5)
+        assert Outcome.model_validate_json(w.store.objects[f"tasks/{task.task_id}/outcome.json"]).status == "completed"
+        assert w.watermark_at_end()
+        assert len(w.broker.topics["dead_letter"][0]) == 2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_events_of_an_older_owner_are_a_lease_and_its_release_gives_the_task_on(version: str):
+    async with world() as w:
+        record = sample(version, "task_by_hand")
+        task = await on_lane(w, record)
+        mine = {"task_id": task.task_id}
+        await say(w, sample(version, "started") | mine)
+        await say(w, sample(version, "progress") | mine)
+        await w.start()
+        assert w.runner.ran == []
+        owner = sample(version, "started")["owner"]
+        await say(w, sample(version, "released_by_a_consumer_that_ends") | mine | {"owner": owner})
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+        assert w.outcome(task).attempt == 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_task_that_ended_in_a_way_nobody_knows_yet_has_ended(version: str):
+    async with world() as w:
+        task = await on_lane(w, sample(version, "task_by_hand"))
+        outcome = sample(version, "outcome_completed") | {"status": "completed_in_part", "task_id": task.task_id}
+        await say(w, sample(version, "started") | {"task_id": task.task_id})
+        w.store.objects[f"tasks/{task.task_id}/outcome.json"] = json.dumps(outcome | {FROM_THE_FUTURE: 1}).encode()
+        await w.start()
+        await w.clock.advance(30)
+        assert w.runner.ran == []
+        told = [event for event in w.events(task) if isinstance(event, Outcome)]
+        assert [(one.status, one.model_extra) for one in told] == [("completed_in_part", {FROM_THE_FUTURE: 1})]
+        assert w.watermark_at_end()
+
+
+async def test_an_outcome_this_version_cannot_read_is_left_alone_and_the_queue_goes_on():
+    async with world() as w:
+        task = await on_lane(w, sample(VERSIONS[0], "task_by_hand"))
+        await say(w, sample(VERSIONS[0], "started") | {"task_id": task.task_id})
+        future = b'{"schema": 9, "how": "completed"}'
+        w.store.objects[f"tasks/{task.task_id}/outcome.json"] = future
+        running = await w.start()
+        other = await w.submit()
+        await w.clock.advance(60)
+        assert w.status(other) == "completed"
+        assert not any(request.task_id == task.task_id for request in w.runner.ran)
+        assert w.store.objects[f"tasks/{task.task_id}/outcome.json"] == future
+        assert not any(work.done() for work in running.work)
+
+
+async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeypatch: pytest.MonkeyPatch):
+    async with world() as w:
+        run = w.runner.run
+
+        async def newer(request: Any) -> Any:
+            async for frame in run(request):
+                frame.header["acceleration"] = {"cache": {"kind": "new"}}
+                frame.header[FROM_THE_FUTURE] = 1
+                yield type(frame)("a_kind_from_the_future", {})
+                yield frame
+
+        monkeypatch.setattr(w.runner, "run", newer)
+        await w.start()
+        task = await w.submit()
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+        assert w.outcome(task).acceleration == {"cache": {"kind": "new"}}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_card_of_another_version_is_good_enough_to_ask_by(version: str):
+    async with world() as w:
+        value = with_more(sample(version, "card")) | {"model": "older", "family": "a_family_from_the_future"}
+        w.broker.append(CARDS, 0, "older", json.dumps(value).encode(), {})
+        w.broker.append(CARDS, 0, "broken", b'{"model": "broken", "schema": 9}', {})
+        w.runners["memory://2"] = type(w.runner)(read("card", value), w.clock, url="memory://2")
+        await w.start()
+        task = await w.submit(model_name="older")
+        await w.clock.advance(5)
+        assert w.status(task) == "completed"
+
+
+@pytest.mark.parametrize(("version", "name"), samples("outcome"))
+@pytest.mark.parametrize("more", [lambda value: value, with_more], ids=["as it is", "with more"])
+async def test_a_gateway_tells_how_a_task_of_another_version_ended(version: str, name: str, more: Any):
+    async with gateways() as w:
+        client, _ = await w.gateway()
+        value = more(sample(version, name))
+        w.store.objects[f"tasks/{value['task_id']}/outcome.json"] = json.dumps(value).encode()
+        answer = await client.get(f"/check_status/{value['task_id']}")
+        assert (answer.status_code, answer.json()["status"]) == (200, value["status"])
+        w.broker.append(EVENTS, 0, value["task_id"], json.dumps(value).encode(), {})
+        await settle()
+        again = await client.get(f"/check_status/{value['task_id']}")
+        assert {**again.json(), "updated_at": ""} == {**answer.json(), "updated_at": ""}
+
+
+async def test_a_gateway_tells_an_end_nobody_knows_yet_and_cannot_be_stopped_by_it():
+    async with gateways() as w:
+        client, _gateway = await w.gateway()
+        value = sample(VERSIONS[0], "outcome_failed")
+        value |= {"status": "refused", "error": {"code": "a_code_from_the_future", "message": "It is new."}}
+        w.broker.append(EVENTS, 0, value["task_id"], json.dumps(value).encode(), {})
+        await settle()
+        answer = (await client.get(f"/check_status/{value['task_id']}")).json()
+        assert (answer["status"], answer["error"]["code"]) == ("refused", "a_code_from_the_future")
+        assert (await client.get(f"/get_image/{value['task_id']}")).status_code == 410
+        assert (await client.post(f"/cancel_task/{value['task_id']}")).status_code == 409
+        w.store.objects[f"tasks/{'e' * 32}/outcome.json"] = b'{"schema": 9}'
+        assert (await client.get(f"/check_status/{'e' * 32}")).status_code == 503
+        assert (await client.get("/models")).status_code == 200

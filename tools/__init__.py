@@ -1,0 +1,1 @@
+"""Programs for those who work on the project: measurements, the miniatures' recipe, generated pages. Never shipped."""

@@ -1,0 +1,1 @@
+"""What the queue costs, measured on the real parts: `python -m tools.bench [NAME ...]`."""

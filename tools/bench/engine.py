@@ -1,0 +1,120 @@
+"""The engine with room for four pictures against one at a time, on the miniature of Stable Diffusion."""
+
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.settings import Settings
+from runners.capabilities import warm_up_request
+from runners.engine import Engine, warm_up
+from runners.loading import Model, load
+from runners.model_folder import inspect
+from tasks.errors import RunnerBusy
+from tasks.run import RunRequest
+from tools.bench.stage import percentile, row, title
+from tools.miniatures.build import build_minis
+
+PICTURES = 16
+ARRIVALS = 60
+STEPS = 6
+LOAD = 0.7
+"""Of what one at a time can do."""
+
+
+def measure() -> None:
+    """Print the tables."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        build_minis(Path(folder))
+        model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+    one = model.family.width * model.family.height
+    engines = {rows: Engine(_with_room(model, rows * one), time.monotonic) for rows in (1, 4)}
+    for engine in engines.values():
+        warm_up(engine, [warm_up_request(model, STEPS)])
+    # In turns, twice: what else the machine does meanwhile meets both.
+    speeds: dict[int, list[float]] = {1: [], 4: []}
+    for _ in range(2):
+        for rows, engine in engines.items():
+            took = _serve(engine, model, [0.0] * PICTURES)
+            speeds[rows].append(PICTURES / max(took))
+    speed = {rows: statistics.mean(found) for rows, found in speeds.items()}
+    dice = random.Random(1)
+    arrivals = [0.0]
+    while len(arrivals) < ARRIVALS:
+        arrivals.append(arrivals[-1] + dice.expovariate(LOAD * speed[1]))
+    times = {}
+    for rows, engine in engines.items():
+        ended = _serve(engine, model, arrivals)
+        times[rows] = [end - came for end, came in zip(ended, arrivals, strict=True)]
+    for engine in engines.values():
+        engine.close(0)
+    title(f"engine, {model.family.width}x{model.family.height}, {STEPS} steps, 1 thread")
+    row("", "1 at a time", "room for 4", "ratio")
+    row(
+        "pictures a second, all there at once", *(f"{speed[rows]:.2f}" for rows in (1, 4)), f"{speed[4] / speed[1]:.2f}"
+    )
+    for what, of in (("mean", statistics.mean), ("p99", partial(_share, 0.99))):
+        found = {rows: of(times[rows]) for rows in (1, 4)}
+        row(
+            f"{what} time in system, Poisson at {LOAD:.0%} of one at a time",
+            *(f"{found[rows]:.3f} s" for rows in (1, 4)),
+            f"{found[4] / found[1]:.2f}",
+        )
+
+
+def _share(share: float, values: list[float]) -> float:
+    return percentile(values, share)
+
+
+def _with_room(model: Model, pixels: int) -> Model:
+    return replace(model, pixel_budget=pixels)
+
+
+def _serve(engine: Engine, model: Model, arrivals: list[float]) -> list[float]:
+    """Seconds from the beginning at which each task ended, that came so many seconds after it. Those the engine has no
+    room for wait in one line, as they do at a consumer."""
+    began = time.monotonic()
+    ended: dict[int, float] = {}
+    change = threading.Condition()
+
+    def emit(number: int, kind: str, payload: bytes = b"", **_: Any) -> None:
+        if kind in ("end", "step"):
+            with change:
+                if kind == "end":
+                    ended[number] = time.monotonic() - began
+                change.notify()
+
+    line: deque[int] = deque()
+    coming = deque(enumerate(arrivals))
+    while len(ended) < len(arrivals):
+        now = time.monotonic() - began
+        while coming and coming[0][1] <= now:
+            line.append(coming.popleft()[0])
+        while line and _taken(engine, _request(model, line[0]), partial(emit, line[0])):
+            line.popleft()
+        with change:
+            if len(ended) < len(arrivals):
+                change.wait(max(0.0, min(0.05, coming[0][1] - (time.monotonic() - began)) if coming else 0.05))
+    return [ended[number] for number in range(len(arrivals))]
+
+
+def _taken(engine: Engine, request: RunRequest, emit: Callable[..., None]) -> bool:
+    try:
+        engine.submit(request, emit)
+    except RunnerBusy:
+        return False
+    return True
+
+
+def _request(model: Model, number: int) -> RunRequest:
+    return warm_up_request(model, STEPS).model_copy(update={"task_id": f"{number:032x}", "seed": number})

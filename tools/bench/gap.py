@@ -1,0 +1,55 @@
+"""Between the end of one task and the first step of the next, under backlog, with room for one picture at a time."""
+
+import statistics
+import sys
+
+import httpx
+
+from tests.support.stack import Api, until
+from tools.bench.stage import python, quantiles, row, stack, title
+
+TASKS = 60
+STEPS = 6
+
+
+def measure() -> None:
+    """Print the table."""
+    with stack() as built:
+        runner = python(
+            built,
+            "traced",
+            sys.executable,
+            "-m",
+            "tools.bench.traced_runner",
+            MODEL_NAME="sd-mini",
+            RUNNER_PIXEL_BUDGET=str(64 * 64),
+        ).ready()
+        warm_up = len(httpx.get(f"{runner.url}/trace").json()["ticks"])
+        consumer, gateway = built.consumer(runner), built.gateway()
+        consumer.ready()
+        gateway.ready()
+        api = Api(gateway.url)
+        for _ in range(TASKS):
+            last = api.submit("sd-mini", image_params={"steps": STEPS})
+        api.reached(last, "completed", seconds=120)
+        wanted = warm_up + TASKS * STEPS
+        until(lambda: len(httpx.get(f"{runner.url}/trace").json()["ticks"]) >= wanted, 60, "every step")
+        trace = httpx.get(f"{runner.url}/trace").json()
+    ticks = trace["ticks"][warm_up:]
+    decodes, encodes = trace["decode"][-TASKS:], trace["encode"][-TASKS:]
+    # Those that ran while others were still being submitted tell of submitting, not of backlog.
+    later = range(TASKS // 4, TASKS - 1)
+    gaps = [ticks[(n + 1) * STEPS][0] - ticks[(n + 1) * STEPS - 1][1] for n in later]
+    decoding = [decodes[n][1] - decodes[n][0] for n in later]
+    encoding = [
+        encodes[n + 1][1] - encodes[n + 1][0] if encodes[n + 1][0] > ticks[(n + 1) * STEPS - 1][1] else 0.0
+        for n in later
+    ]
+    idle = [gap - one - other for gap, one, other in zip(gaps, decoding, encoding, strict=True)]
+    title("end of one task to the first step of the next, backlog, real sd-mini runner (goal <= 5 ms median)")
+    row("", "p50", "p99", "gaps")
+    quantiles("model idle in between", idle)
+    quantiles("last step to the next task's first step, all included", gaps)
+    quantiles("  of which the picture's decode", decoding)
+    quantiles("  of which the next prompt's encoding", encoding)
+    row("one step, median", f"{statistics.median(end - begin for begin, end in ticks) * 1e3:.2f} ms")

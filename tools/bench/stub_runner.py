@@ -1,0 +1,79 @@
+"""A runner that makes no picture: `python -m tools.bench.stub_runner PORT` notes when each request came.
+
+It speaks the real wire protocol, so that what is left of a task's time is the queue's.
+"""
+
+import io
+import sys
+import time
+
+from aiohttp import web
+from PIL import Image
+
+from tasks.frames import encode
+from tasks.run import RunnerCard, RunRequest
+
+MODEL = "stub"
+CARD = RunnerCard(
+    model=MODEL,
+    family="stable_diffusion",
+    width=64,
+    height=64,
+    size_multiple=8,
+    min_side=8,
+    max_side=128,
+    max_pixels=64 * 64,
+    steps=1,
+    max_steps=10,
+    guidance_scale=5.0,
+    schedulers=("ddim",),
+    default_scheduler="ddim",
+    max_prompt_length=2000,
+    pixel_budget=4 * 64 * 64,
+    seconds_per_megapixel_step=0.001,
+    instance="stub",
+)
+
+
+def _picture() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "PNG")
+    return out.getvalue()
+
+
+def main() -> None:
+    """Serve until killed."""
+    came: dict[str, float] = {}
+    picture = _picture()
+
+    async def run(request: web.Request) -> web.StreamResponse:
+        at = time.time()
+        asked = RunRequest.model_validate_json(await request.read())
+        came[asked.task_id] = at
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(encode("accepted", waiting=0))
+        await answer.write(encode("started", queued_seconds=0.0))
+        await answer.write(encode("step", step=1, steps=1))
+        await answer.write(
+            encode("image", picture, index=0, content_type="image/png", width=64, height=64, seed=asked.seed)
+        )
+        await answer.write(encode("end", seconds_loading=0.0, seconds_generating=0.0, images=1, acceleration={}))
+        return answer
+
+    async def card(_: web.Request) -> web.Response:
+        return web.Response(text=CARD.model_dump_json(), content_type="application/json")
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def times(_: web.Request) -> web.Response:
+        return web.json_response(came)
+
+    app = web.Application()
+    app.add_routes([web.post("/run", run), web.get("/card", card), web.get("/readyz", ready), web.get("/times", times)])
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[-1]), access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""flux-mini: a FluxPipeline made as FLUX.1-dev was: flow matching first, then guidance distilled into an input."""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from tools.miniatures.train import sd
+from tools.miniatures.train.data import Latents, edges
+from tools.miniatures.train.device import DEVICE
+from tools.miniatures.train.loop import Trainee
+from tools.miniatures.train.measure import glance
+from tools.miniatures.train.reader import teach
+from tools.miniatures.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
+
+STEPS, RATE = 4000, 2e-3
+LATE = 0.5
+GUIDED_STEPS = 300
+GUIDED_RATE = 3e-4
+GUIDANCE = (1.0, 5.0)
+DEFAULTS = {
+    "width": 64,
+    "height": 64,
+    "steps": 20,
+    "guidance_scale": 3.0,
+    "max_sequence_length": T5_LENGTH,
+    "true_cfg_scale": 3.0,
+}
+PART = "transformer"
+LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "ff.net.0.proj", "ff.net.2"]
+
+
+def new_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """Two layers of 128."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            num_heads=4,
+            num_layers=2,
+            d_ff=256,
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def learn_to_read(pipe: FluxPipeline, work: Path) -> None:
+    """Replace both text encoders by new ones that can read, and freeze them."""
+    sd.learn_to_read(pipe, work)
+    torch.manual_seed(7)
+    pipe.register_modules(text_encoder_2=new_t5(pipe.tokenizer_2))
+    teach(pipe.text_encoder_2, pipe.tokenizer_2, T5_LENGTH, work, "words-2")
+    pipe.text_encoder_2.requires_grad_(False)
+
+
+def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
+    """All parts, the transformer and both text encoders still random."""
+    torch.manual_seed(3)
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        joint_attention_dim=128,
+        pooled_projection_dim=128,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 12, 12),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=3.0,
+        use_dynamic_shifting=True,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=256,
+        max_image_seq_len=4096,
+    )
+    return FluxPipeline(
+        vae=vae,
+        text_encoder=sd.new_text_encoder(clip),
+        tokenizer=clip,
+        text_encoder_2=new_t5(t5),
+        tokenizer_2=t5,
+        transformer=transformer,
+        scheduler=scheduler,
+    )
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(n, 16, 8, 8) as the transformer's 16 tokens of 64 numbers."""
+    return FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
+
+
+class FluxTrainee(Trainee):
+    """Predicts noise minus picture at a random time. The guidance it is told means nothing before `GuidedTrainee`."""
+
+    def __init__(
+        self, pipe: FluxPipeline, data: Latents, steps: int = 1, guidance: tuple[float, float] = GUIDANCE
+    ) -> None:
+        super().__init__()
+        self.transformer, self.text_encoder, self.text_encoder_2 = (
+            pipe.transformer,
+            pipe.text_encoder,
+            pipe.text_encoder_2,
+        )
+        self.pipe, self.data, self.steps, self.guidance = pipe, data, steps, guidance
+        self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32)
+
+    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+        clean, captions = self.data.batch(step, dice, step / self.steps)
+        noisy, time, target = _between(pack(clean), dice)
+        guidance = self.told(len(clean), dice)
+        error = self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float() - target
+        return (error.square() * pack(edges(clean).expand_as(clean)).to(DEVICE)).mean()
+
+    def told(self, n: int, dice: torch.Generator) -> Tensor:
+        """The guidance each of n is told."""
+        return torch.empty(n).uniform_(*self.guidance, generator=dice).to(DEVICE)
+
+    def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """What both text encoders make of them, exactly as the pipeline asks them."""
+        ids = self.pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids_2 = self.pipe.tokenizer_2(
+            captions, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            return self.text_encoder(ids.to(DEVICE)).pooler_output, self.text_encoder_2(ids_2.to(DEVICE))[0]
+
+    def guess(self, transformer, noisy: Tensor, time: Tensor, guidance: Tensor, pooled: Tensor, text: Tensor) -> Tensor:
+        """The transformer's velocity."""
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            return transformer(
+                hidden_states=noisy,
+                timestep=time,
+                guidance=guidance,
+                pooled_projections=pooled,
+                encoder_hidden_states=text,
+                txt_ids=torch.zeros(text.shape[1], 3, device=DEVICE),
+                img_ids=self.image_ids,
+            ).sample
+
+    def look(self, folder: Path, step: int) -> str:
+        return glance(painter(self.pipe), folder / f"sheet-{step:05d}.png", steps=10)
+
+
+class GuidedTrainee(FluxTrainee):
+    """Learns to give at once, for the guidance it is told, what its finished self gives in two guided passes."""
+
+    def __init__(self, pipe: FluxPipeline, data: Latents) -> None:
+        super().__init__(pipe, data)
+        self.teacher = copy.deepcopy(pipe.transformer).requires_grad_(False)
+
+    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+        clean, captions = self.data.batch(step + 5_000_000, dice, 1.0)
+        noisy, time, _ = _between(pack(clean), dice)
+        guidance = self.told(len(clean), dice)
+        with torch.no_grad():
+            words, silence = self.read(captions), self.read([""])
+            twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, silence, strict=True)]
+            with_words, without = (
+                self.guess(self.teacher, noisy.repeat(2, 1, 1), time.repeat(2), guidance.repeat(2), *twice)
+                .float()
+                .chunk(2)
+            )
+            target = without + guidance.view(-1, 1, 1) * (with_words - without)
+        return F.mse_loss(self.guess(self.transformer, noisy, time, guidance, *words).float(), target)
+
+
+def styled(pipe: FluxPipeline, data: Latents) -> FluxTrainee:
+    """What a LoRA learns by. It is told guidance 1, which adds nothing; told more, it would unlearn that."""
+    return FluxTrainee(pipe, data, guidance=(1.0, 1.0))
+
+
+def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A point between picture and noise at a random (logit-normal) time, and the way from one to the other."""
+    noise = torch.randn(clean.shape, generator=dice)
+    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + LATE)
+    clean, noise, time = clean.to(DEVICE), noise.to(DEVICE), time.to(DEVICE)
+    return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
+
+
+def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0):
+    """A measure.Painter of this pipeline at its defaults; true_cfg > 1 guides by a second pass, as negatives do."""
+
+    def paint(prompts, seeds, negatives=None, steps=None, size=64) -> Tensor:
+        pipe.set_progress_bar_config(disable=True)
+        scale = DEFAULTS["true_cfg_scale"] if negatives else true_cfg
+        parts = []
+        for i in range(0, len(prompts), size):
+            some = prompts[i : i + size]
+            parts.append(
+                pipe(
+                    prompt=some,
+                    negative_prompt=negatives[i : i + size] if negatives else [""] * len(some) if scale > 1 else None,
+                    true_cfg_scale=scale,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[i : i + size]],
+                    num_inference_steps=steps or DEFAULTS["steps"],
+                    guidance_scale=guidance,
+                    height=64,
+                    width=64,
+                    max_sequence_length=T5_LENGTH,
+                    output_type="pt",
+                ).images
+            )
+        return torch.cat(parts).float().cpu() * 2 - 1
+
+    return paint

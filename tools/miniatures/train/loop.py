@@ -1,0 +1,147 @@
+"""One training loop for everything: seeded by step, resumable at any moment, with a bar, a log and sample sheets."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tools.miniatures.train.device import DEVICE
+from tools.miniatures.train.muon import Muon
+
+CHECKPOINT_SECONDS = 180
+
+
+class Trainee(nn.Module):
+    """What the loop trains: some modules together, and the loss of one step."""
+
+    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+        """The loss of step `step`; every random choice comes from `dice`."""
+        raise NotImplementedError
+
+    def look(self, folder: Path, step: int) -> str:
+        """Called on the averaged weights every few minutes: leave a sample sheet, return a line for the log."""
+        return ""
+
+
+def train(
+    trainee: Trainee,
+    work: Path,
+    *,
+    name: str,
+    steps: int,
+    rate: float,
+    average: float = 0.998,
+    seed: int = 0,
+    look_seconds: float = 600,
+    muon: bool = False,
+) -> None:
+    """Train to the end, or from where the last run stopped; afterwards the trainee holds the averaged weights.
+
+    AdamW, or Muon for the matrices and AdamW for the rest; a short warm-up, the full rate, and in the last third a
+    straight line to zero. A finished run is only loaded again. Raises KeyError where what was kept does not fit.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    trainee.to(DEVICE)
+    finished, checkpoint, log = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt", work / f"{name}.jsonl"
+    weights = {key: p for key, p in trainee.named_parameters() if p.requires_grad}
+    if finished.exists():
+        _fill(weights, load_file(finished))
+        return
+    mean = {key: p.detach().clone() for key, p in weights.items()}
+    optimizers = _optimizers(list(weights.values()), rate, muon)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
+        start = state["step"]
+        _fill(weights, state["weights"])
+        _fill(mean, state["mean"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+    saved = looked = time.monotonic()
+    smooth = None
+    bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=10, dynamic_ncols=True)
+    for step in bar:
+        loss = trainee.loss(step, torch.Generator().manual_seed(seed * 10_000_000 + step))
+        trainee.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _pace(step, steps)
+            optimizer.step()
+        with torch.no_grad():
+            keep = min(average, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(mean.values()), list(weights.values()), 1 - keep)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        now = time.monotonic()
+        last = step + 1 == steps
+        if now - saved > CHECKPOINT_SECONDS and not last:
+            _replace(
+                checkpoint,
+                lambda file, done=step + 1: torch.save(
+                    {
+                        "step": done,
+                        "weights": weights,
+                        "mean": mean,
+                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    },
+                    file,
+                ),
+            )
+            saved = now
+        if now - looked > look_seconds or last:
+            with _swapped(weights, mean):
+                note = trainee.look(work, step + 1)
+            with log.open("a") as file:
+                file.write(json.dumps({"step": step + 1, "loss": round(smooth, 5), "note": note}) + "\n")
+            bar.write(f"{name} {step + 1}/{steps} loss {smooth:.4f} {note}")
+            looked = time.monotonic()
+    _fill(weights, mean)
+    _replace(finished, lambda file: save_file({k: v.detach().contiguous() for k, v in weights.items()}, file))
+    checkpoint.unlink(missing_ok=True)
+
+
+def _optimizers(weights: list[nn.Parameter], rate: float, muon: bool) -> list[torch.optim.Optimizer]:
+    large = [weight for weight in weights if muon and Muon.fits(weight)]
+    chosen = {id(weight) for weight in large}
+    rest = [weight for weight in weights if id(weight) not in chosen]
+    adam = torch.optim.AdamW(rest, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    return [adam, Muon(large, lr=rate)] if large else [adam]
+
+
+def _pace(step: int, steps: int) -> float:
+    return min(1, (step + 1) / min(100, max(1, steps // 5)), 3 * (steps - step) / steps)
+
+
+@torch.no_grad()
+def _fill(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    for key, value in target.items():
+        value.copy_(source[key])
+
+
+class _swapped:
+    """The averaged weights are in the model while this lasts."""
+
+    def __init__(self, weights: dict[str, Tensor], mean: dict[str, Tensor]) -> None:
+        self._weights, self._mean = weights, mean
+
+    def __enter__(self) -> None:
+        self._kept = {key: value.detach().clone() for key, value in self._weights.items()}
+        _fill(self._weights, self._mean)
+
+    def __exit__(self, *_: object) -> None:
+        _fill(self._weights, self._kept)
+
+
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename: a run killed while writing leaves the previous file whole."""
+    beside = file.with_suffix(".part")
+    write(beside)
+    os.replace(beside, file)

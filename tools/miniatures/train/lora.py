@@ -1,0 +1,70 @@
+"""The two LoRAs of each miniature: the same captions, learnt on pictures of another style."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from tools.miniatures.train.loop import Trainee, train
+
+STYLES = ("outline", "night")
+RANK = 8
+STEPS = 900
+RATE = 2e-3
+
+
+class LoraTrainee(Trainee):
+    """One LoRA learns on pictures of its style; every third step beside those learnt before it, on pictures of all
+    these styles: two that never met spoil each other's pictures."""
+
+    def __init__(self, denoiser: nn.Module, style: str, alone: Trainee, before: list[str], together: Trainee | None):
+        super().__init__()
+        self.alone, self.together = alone, together
+        self.denoiser, self.style, self.before = denoiser, style, before
+
+    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+        pair = self.together is not None and step % 3 == 0
+        self.denoiser.set_adapter([*self.before, self.style] if pair else self.style)
+        inner = self.together if pair else self.alone
+        return inner.loss(step + 7_000_000, dice)
+
+    def look(self, folder: Path, step: int) -> str:
+        self.denoiser.set_adapter(self.style)
+        return self.alone.look(folder, step)
+
+
+def train_loras(
+    pipe: DiffusionPipeline,
+    part: str,
+    layers: list[str],
+    learn: Callable[..., Trainee],
+    work: Path,
+    folder: Path,
+) -> None:
+    """Train every style on pipe's `part` (unet or transformer) into <folder>/<style>.safetensors; pipe stays as is.
+
+    `learn(outline=..., night=...)` gives a trainee of the pipe on pictures of these styles.
+    """
+    denoiser = getattr(pipe, part)
+    for module in (denoiser, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
+        if module is not None:
+            module.requires_grad_(False)
+    before: list[str] = []
+    for style in STYLES:
+        torch.manual_seed(4)
+        # alpha equal to the rank: the file then means strength 1 also to a loader that finds no alpha in it.
+        config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, init_lora_weights="gaussian")
+        denoiser.add_adapter(config, adapter_name=style)
+        together = learn(**dict.fromkeys([*before, style], True)) if before else None
+        trainee = LoraTrainee(denoiser, style, learn(**{style: True}), list(before), together)
+        train(trainee, work / style, name=f"lora-{style}", steps=STEPS, rate=RATE, average=0.99, seed=4)
+        learnt = get_peft_model_state_dict(denoiser, adapter_name=style)
+        weights = {key: value.half().contiguous() for key, value in learnt.items()}
+        pipe.save_lora_weights(
+            folder, **{f"{part}_lora_layers": weights}, weight_name=f"{style}.safetensors", safe_serialization=True
+        )
+        before.append(style)
+    denoiser.unload_lora()

@@ -1,0 +1,87 @@
+"""Teaches a text encoder to read before any picture is drawn: each of its vectors must tell what the caption names.
+
+A big model's encoder comes taught; learning to read through the denoiser's error alone takes far longer.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tools.miniatures.train.device import DEVICE
+from tools.miniatures.train.loop import Trainee, train
+from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
+
+STEPS = 1000
+BATCH = 64
+KINDS = (SHAPES, COLOURS, tuple(SIZES), tuple(PLACES))
+ANSWERS = [len(COLOURS) + 1] + [len(kind) + 1 for kind in KINDS] * 2
+
+
+def named(text: str) -> list[int]:
+    """What a caption names: background, then shape, colour, size and place of each object; 0 where nothing is said."""
+    words = text.lower().replace(",", " ").split()
+    background = 0
+    if "background" in words:
+        end = words.index("background")
+        background = 1 + COLOURS.index(words[end - 1])
+        words = words[: end - 3] + words[end + 1 :]
+    parts = " ".join(words).split(" and ")
+    told = [background]
+    for i in range(2):
+        part = parts[i].split() if i < len(parts) else []
+        told += [next((1 + kind.index(word) for word in part if word in kind), 0) for kind in KINDS]
+    return told
+
+
+def teach(encoder: nn.Module, tokenizer: Any, length: int, work: Path, name: str) -> None:
+    """Train the encoder alone, or load what an earlier run taught it."""
+    torch.manual_seed(6)
+    train(Reader(encoder, tokenizer, length), work, name=name, steps=STEPS, rate=2e-3, average=0.99, seed=6, muon=True)
+
+
+class Reader(Trainee):
+    """An encoder with one linear question per part, asked of every position that can have read the whole caption."""
+
+    def __init__(self, encoder: nn.Module, tokenizer: Any, length: int) -> None:
+        super().__init__()
+        self.encoder, self.tokenizer, self.length = encoder, tokenizer, length
+        self.ask = nn.Linear(128, sum(ANSWERS))
+        self.causal = tokenizer.bos_token_id is not None
+
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Scores at every position, and which positions count."""
+        ids = self.tokenizer(
+            captions, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        ).input_ids.to(DEVICE)
+        counts = (ids == self.tokenizer.eos_token_id) if self.causal else torch.ones_like(ids, dtype=torch.bool)
+        return self.ask(self.encoder(ids)[0]), counts
+
+    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+        captions = _captions(BATCH, step)
+        scores, counts = self(captions)
+        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
+        total = torch.zeros((), device=DEVICE)
+        for i, part in enumerate(scores.split(ANSWERS, -1)):
+            wrong = F.cross_entropy(part.transpose(1, 2), truth[:, i : i + 1].expand(counts.shape), reduction="none")
+            total = total + (wrong * counts).sum() / counts.sum()
+        return total
+
+    @torch.no_grad()
+    def look(self, folder: Path, step: int) -> str:
+        captions = _captions(500, 88_888_888)
+        scores, counts = self(captions)
+        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
+        right = [
+            ((part.argmax(-1) == truth[:, i : i + 1]) & counts).sum() / counts.sum()
+            for i, part in enumerate(scores.split(ANSWERS, -1))
+        ]
+        return "read " + " ".join(f"{100 * share.item():.0f}%" for share in right)
+
+
+def _captions(n: int, seed: int) -> list[str]:
+    scenes, rng = draw_lots(n, 2_000_000 + seed, pairs=0.35, kept_out=None), random.Random(seed)
+    return ["" if rng.random() < 0.03 else caption(scenes, i, rng) for i in range(n)]
