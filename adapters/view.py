@@ -5,6 +5,7 @@ Disposable: it is rebuilt from the log; offsets are kept in the same transaction
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from tasks.log import Partition, Place, Record
 from tasks.reading import CardRead, EventRead, Reading, TaskRead, Unreadable, read_record
 from tasks.run import RunnerCard
 from tasks.state import TaskState, apply
-from tasks.task import Task
+from tasks.task import UNDERSTOOD_FIELDS, Task
 
-VERSION = 1
+VERSION = 1 + 256 * (zlib.crc32(",".join(sorted(UNDERSTOOD_FIELDS)).encode()) & 0x7FFFFF)
+"""The form of the file and what its writer understood: a file with tasks refused as NotUnderstood by an earlier version
+is made anew by one that understands them."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
   task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER,

@@ -7,8 +7,8 @@ import re
 from typing import ClassVar, Literal
 
 Retry = Literal["never", "later", "uncounted"]
-"""never: the same task would fail again. later: another attempt may succeed. free: nothing was tried, so the
-attempt does not count."""
+"""never: the same task would fail again. later: another attempt may succeed. uncounted: the task is queued again and
+the attempt does not count as a try, because it says nothing about the task."""
 
 
 class TaskError(Exception):
@@ -287,6 +287,20 @@ class RunnerBusy(TaskError):
 
 class RunnerLoading(TaskError):
     """The runner is still loading its model, or is shutting down."""
+
+    status = 503
+    retry = "uncounted"
+
+
+class RunnerUnavailable(TaskError):
+    """The runner could not be reached, so it never accepted the task."""
+
+    status = 503
+    retry = "uncounted"
+
+
+class TakenOver(TaskError):
+    """Another consumer took the task over, so this attempt was stopped."""
 
     status = 503
     retry = "uncounted"

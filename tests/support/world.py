@@ -48,31 +48,30 @@ def card(model: str = "sd-mini", **more: object) -> RunnerCard:
 
 @dataclass
 class Running:
-    """One consumer process."""
+    """One consumer process. `work` is its `Consumer.run`."""
 
     log: MemoryLog
     consumer: Consumer
-    work: list["asyncio.Task[None]"]
+    work: "asyncio.Task[None]"
+
+    @property
+    def working(self) -> bool:
+        """Whether it runs and was not asked to stop."""
+        return not self.work.done() and not self.consumer.stop_requested.is_set()
 
     async def kill(self) -> None:
-        """End it as kill -9 does: nothing more is said, its tasks stop where they are."""
+        """End it as kill -9 does: nothing it writes arrives any more, its tasks stop where they are."""
         self.log.mute()
-        self.consumer.dispatcher._stopping = True
-        while left := [task for task in (*self.work, *self.consumer.dispatcher._background) if not task.done()]:
-            for task in left:
-                task.cancel()
+        while not self.work.done():
+            self.work.cancel()
             await settle(5)
         self.log.leave()
         await settle()
 
     async def stop(self, grace: float = 30.0) -> None:
-        """End it as SIGTERM does."""
-        self.consumer.dispatcher.take_no_more()
-        for task in self.work:
-            task.cancel()
-        await asyncio.gather(*self.work, return_exceptions=True)
-        await self.consumer.dispatcher.stop(grace)
-        await self.log.close()
+        """End it as SIGTERM does, with so many seconds of grace."""
+        self.consumer.stop(grace)
+        await self.work
 
 
 @dataclass
@@ -110,15 +109,14 @@ class World:
 
         consumer = build_consumer(
             self.settings,
-            log=log,
+            task_log=log,
             store=self.store,
             clock=self.clock,
             addresses=addresses,
             connect=lambda url: self.runners[url],
         )
         await consumer.pool.look()
-        work = [asyncio.ensure_future(consumer.dispatcher.run()), asyncio.ensure_future(consumer.pool.watch())]
-        running = Running(log, consumer, work)
+        running = Running(log, consumer, asyncio.create_task(consumer.run()))
         self.consumers.append(running)
         await settle()
         return running

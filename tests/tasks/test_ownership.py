@@ -38,8 +38,8 @@ def said(what: Action) -> str:
         (QUEUED, 1, "Keep None"),
         (MINE, 1, "Keep None"),
         (OTHERS, 2, "Keep None"),
-        (OTHERS, 1, "Stop runner_busy"),
-        (LATER, 1, "Stop runner_busy"),
+        (OTHERS, 1, "Stop taken_over"),
+        (LATER, 1, "Stop taken_over"),
         (CANCELED, 1, "Stop canceled"),
     ],
 )

@@ -20,7 +20,7 @@ async def test_a_task_ends_completed_with_its_picture_stored_and_the_offset_move
         await w.clock.advance(2)
         outcome = w.outcome(task)
         assert outcome is not None
-        assert (outcome.status, outcome.attempt, len(outcome.images)) == ("completed", 1, 1)
+        assert (outcome.status, outcome.tries, len(outcome.images)) == ("completed", 1, 1)
         assert outcome.timings.generating == pytest.approx(1.0)
         assert w.watermark_at_end()
 
@@ -217,7 +217,7 @@ async def test_a_consumer_that_joins_mid_task_makes_nothing_run_twice():
             await w.start()
         await w.clock.advance(40)
         assert [w.status(task) for task in running + queued] == ["completed"] * 6
-        assert [w.outcome(task).attempt for task in running + queued] == [1] * 6
+        assert [w.outcome(task).tries for task in running + queued] == [1] * 6
         assert len(w.runner.ran) == 6
         assert w.watermark_at_end()
 
@@ -247,7 +247,7 @@ async def test_a_consumer_whose_grace_is_over_releases_its_task_so_that_nobody_w
         await w.clock.advance(0.1)
         assert w.started(task) == [1, 2]
         await w.clock.advance(12)
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
 async def test_the_store_away_loses_nothing_and_stops_the_handing_out_at_a_bound():
@@ -297,7 +297,7 @@ async def test_a_zombie_that_wakes_after_its_lease_does_no_harm():
         await w.start()
         await w.clock.advance(30)
         outcome = w.outcome(task)
-        assert (outcome.status, outcome.attempt) == ("completed", 1)
+        assert (outcome.status, outcome.tries) == ("completed", 1)
         assert w.watermark_at_end()
 
 

@@ -46,7 +46,7 @@ async def test_what_is_queued_at_a_consumer_that_is_told_to_end_is_started_by_th
         queued = [await w.submit() for _ in range(3)]
         w.add_runner("memory://2")
         await w.consumers[1].consumer.pool.look()
-        owner = w.consumers[0] if w.consumers[0].consumer.dispatcher._attempts else w.consumers[1]
+        owner = w.consumers[0] if w.consumers[0].consumer.attempts.under_way else w.consumers[1]
         w.consumers.remove(owner)
         w.consumers.insert(0, owner)
         ending = await told_to_end(w)
@@ -83,7 +83,7 @@ async def test_what_does_not_end_within_the_grace_is_given_back_and_the_next_own
         assert w.started(task) == [1, 2]
         assert [event.counts for event in w.events(task) if isinstance(event, Released)] == [False]
         await w.clock.advance(11)
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
 async def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs():
@@ -111,7 +111,7 @@ async def test_a_second_signal_cuts_the_grace_short():
         ending = await told_to_end(w, grace=600)
         await w.clock.advance(1)
         assert not ending.done()
-        w.consumers[0].consumer.dispatcher.hurry()
+        w.consumers[0].consumer.stop()
         await asyncio.wait_for(ending, 10)
         assert [event.code for event in w.events(task) if isinstance(event, Released)] == ["shutting_down"]
 

@@ -115,7 +115,7 @@ async def moved_on(w: World) -> Task:
     w.broker.wake()
     await w.clock.advance(1)
     assert w.started(task) == [1]
-    assert task.task_id in first.consumer.dispatcher._attempts
+    assert task.task_id in first.consumer.attempts
     return task
 
 
@@ -181,9 +181,7 @@ async def test_a_running_task_that_ended_elsewhere_frees_the_runner():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params=LONG)
-        ended = await w.store.put_outcome(
-            Outcome(task_id=task.task_id, at=0.0, status="canceled", attempt=1, task=task)
-        )
+        ended = await w.store.put_outcome(Outcome(task_id=task.task_id, at=0.0, status="canceled", tries=1, task=task))
         write(w, ended, task)
         await w.clock.advance(1)
         assert not w.runner.running

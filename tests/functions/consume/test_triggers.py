@@ -30,9 +30,9 @@ async def feed(w: World) -> PushConsumer:
         return list(w.runners)
 
     consumer = build_consumer(
-        w.settings, log=log, store=w.store, clock=w.clock, addresses=addresses, connect=lambda url: w.runners[url]
+        w.settings, task_log=log, store=w.store, clock=w.clock, addresses=addresses, connect=lambda url: w.runners[url]
     )
-    fed = PushConsumer(consumer, LANES, log, w.clock)
+    fed = PushConsumer(consumer, LANES, log, w.clock, w.settings.not_understood_wait)
     await fed.prepare()
     return fed
 

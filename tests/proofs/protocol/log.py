@@ -153,7 +153,7 @@ def _heeded(local: Local, decided: Action) -> Local:
         return local
     match decided:
         case Close():
-            return local._replace(act=act._replace(stop=act.stop or "runner_busy"))
+            return local._replace(act=act._replace(stop=act.stop or "taken_over"))
         case Stop(error):
             return local._replace(act=act._replace(stop=act.stop or error.code()))
         case _:

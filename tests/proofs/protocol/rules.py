@@ -44,7 +44,7 @@ def real(said: Said) -> Event:
         case ("cancel",):
             return CancelRequested.model_validate(common)
         case ("outcome", status, tries, _):
-            return Outcome.model_validate(common | {"status": status, "attempt": tries, "task": _TASK})
+            return Outcome.model_validate(common | {"status": status, "tries": tries, "task": _TASK})
         case _:
             raise ValueError(said)
 

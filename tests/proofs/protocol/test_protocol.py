@@ -102,7 +102,7 @@ def test_a_zombie_that_finishes_first_is_taken_at_its_word_and_nobody_makes_a_se
 
 def test_a_zombie_that_reads_that_it_was_taken_over_stops_and_its_release_moves_nothing():
     before = walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER, "A1 is back")
-    after = walk(before, "A1 reads", "A1 stops (runner_busy) task 0")
+    after = walk(before, "A1 reads", "A1 stops (taken_over) task 0")
     assert after.tasks == before.tasks
     assert after.tasks[0].log.owner == "B1"
 

@@ -52,7 +52,7 @@ class Work:
             if act.stop:
                 yield step(f"stops ({act.stop}), untaken,", self._untaken, act.stop)
             elif world.faults.errors:
-                yield step("has no runner that takes", self._untaken, "runner_loading", fault=True)
+                yield step("has no runner that takes", self._untaken, "runner_unavailable", fault=True)
         elif act.phase == "make":
             # To write an event takes far less time than to make a picture.
             if owner.away or not owner.outbox:

@@ -105,7 +105,7 @@ async def test_the_events_of_an_older_owner_are_a_lease_and_its_release_gives_th
         await say(w, sample(version, "released_by_a_consumer_that_ends") | mine | {"owner": owner})
         await w.clock.advance(5)
         assert w.status(task) == "completed"
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -135,7 +135,7 @@ async def test_an_outcome_this_version_cannot_read_is_left_alone_and_the_queue_g
         assert w.status(other) == "completed"
         assert not any(request.task_id == task.task_id for request in w.runner.ran)
         assert w.store.objects[f"tasks/{task.task_id}/outcome.json"] == future
-        assert not any(work.done() for work in running.work)
+        assert not running.work.done()
 
 
 async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeypatch: pytest.MonkeyPatch):
