@@ -1,4 +1,4 @@
-"""A whole service on twins: one broker, one store, runners, and consumers that can be started and killed."""
+"""A whole service on twins: one broker, one store, runners, and consumers that tests start, stop and kill."""
 
 import asyncio
 import contextlib
@@ -81,6 +81,8 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     store: MemoryStore = field(default_factory=MemoryStore)
     runners: dict[str, MemoryRunner] = field(default_factory=dict)
+    cards: dict[str, RunnerCard] = field(default_factory=dict)
+    """By model: what a submit is checked against."""
     consumers: list[Running] = field(default_factory=list)
     settings: Settings = SETTINGS
 
@@ -92,7 +94,9 @@ class World:
 
     def add_runner(self, url: str = "memory://1", **more: object) -> MemoryRunner:
         """One more runner."""
-        self.runners[url] = MemoryRunner(card(**more), self.clock, url=url)  # type: ignore[arg-type]
+        capabilities = card(**more)  # type: ignore[arg-type]
+        self.cards[capabilities.model] = capabilities
+        self.runners[url] = MemoryRunner(capabilities, self.clock, url=url)
         return self.runners[url]
 
     @property
@@ -125,8 +129,7 @@ class World:
         """Append a task as the gateway does."""
         task_id = uuid.uuid4().hex
         request = GenerateRequest.model_validate({"model_name": "sd-mini", "prompt": "a red circle"} | body)
-        cards = {runner._card.model: runner._card for runner in self.runners.values()}
-        task = accept(request, task_id=task_id, cards=cards, lanes=LANES, created_at=self.clock.now())
+        task = accept(request, task_id=task_id, cards=self.cards, lanes=LANES, created_at=self.clock.now())
         await self.client.append_task(task)
         await settle()
         return task
@@ -154,7 +157,7 @@ class World:
         return [event.attempt for event in self.events(task) if isinstance(event, Started)]
 
     def outcome(self, task: Task) -> Outcome | None:
-        """The one outcome the log tells, which must be the stored one and its pictures readable."""
+        """The one outcome that was announced, which must be the stored one and its pictures readable."""
         outcomes = [event for event in self.events(task) if isinstance(event, Outcome)]
         if not outcomes:
             return None

@@ -22,7 +22,7 @@ NEVER = ERRORS.keys() - UNCOUNTED - LATER
 
 @pytest.mark.parametrize("code", sorted(UNCOUNTED))
 @pytest.mark.parametrize("tries", [1, MAX_TRIES, MAX_TRIES + 5])
-def test_what_was_never_tried_is_tried_again_soon_and_does_not_count(code: str, tries: int):
+def test_an_uncounted_attempt_is_retried_soon_and_does_not_count(code: str, tries: int):
     assert decide(ERRORS[code](), tries) == RetryLater(UNCOUNTED_DELAY_SECONDS, counts=False)
 
 

@@ -111,7 +111,7 @@ ANY = st.one_of(
 
 
 @given(st.lists(ANY, max_size=30))
-def test_in_any_order_attempts_and_steps_never_go_back_and_a_repeated_event_changes_nothing(events: list[Event]):
+def test_in_any_order_attempts_and_steps_never_decrease_and_repeats_change_nothing(events: list[Event]):
     state = TaskState()
     for event in events:
         after = apply(state, event)

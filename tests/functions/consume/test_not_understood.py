@@ -18,7 +18,7 @@ from functions.consume.triggers import aws_lambda, knative
 from tasks import reading
 from tasks.events import Outcome
 from tasks.lease import LEASE_SECONDS
-from tests.functions.consume.test_triggers import answered, cloud_event, feed, kafka_event, on_lane
+from tests.functions.consume.test_triggers import answered, cloud_event, kafka_event, on_lane, push_consumer
 from tests.support.world import Running, World, world
 
 NEW_FIELD = "depth_map"
@@ -184,7 +184,7 @@ async def test_one_log_line_says_that_the_task_is_left(caplog: pytest.LogCapture
 
 async def test_lambda_hands_the_record_back_until_the_time_is_over():
     async with world() as w:
-        push = await feed(w)
+        push = await push_consumer(w)
         task_id = await submit_new(w)
         neighbour = await w.submit()
         event = kafka_event(*on_lane(w))
@@ -199,7 +199,7 @@ async def test_lambda_hands_the_record_back_until_the_time_is_over():
 
 async def test_lambda_of_a_newer_version_does_the_task(monkeypatch: pytest.MonkeyPatch):
     async with world() as w:
-        push = await feed(w)
+        push = await push_consumer(w)
         task_id = await submit_new(w)
         event = kafka_event(*on_lane(w))
         assert await aws_lambda.answer(push, event, 60) != {"batchItemFailures": []}
@@ -210,7 +210,7 @@ async def test_lambda_of_a_newer_version_does_the_task(monkeypatch: pytest.Monke
 
 async def test_a_pushed_task_that_must_start_soon_expires_as_usual():
     async with world() as w:
-        push = await feed(w)
+        push = await push_consumer(w)
         task_id = await submit_new(w, start_within=5)
         await w.clock.advance(6)
         assert await answered(w, push, kafka_event(*on_lane(w))) == {"batchItemFailures": []}
@@ -219,7 +219,7 @@ async def test_a_pushed_task_that_must_start_soon_expires_as_usual():
 
 async def test_knative_is_asked_to_deliver_again_until_the_time_is_over():
     async with world() as w:
-        push = await feed(w)
+        push = await push_consumer(w)
         task_id = await submit_new(w)
         (record,) = on_lane(w)
         # The time of the event is the record's append time.

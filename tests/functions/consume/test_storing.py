@@ -1,11 +1,11 @@
-"""What is in the store once a task has ended, and how much waits for a store that is away."""
+"""What is in the store once a task has ended, and how many pictures wait for a store that is unavailable."""
 
 from adapters.memory_store import MemoryStore
 from tests.support.world import world
 
 
 class Clumsy(MemoryStore):
-    """A store that makes a mistake of its own at the second picture it is given."""
+    """A store with a bug: the second picture that it is given raises ValueError."""
 
     given = 0
 
@@ -13,7 +13,7 @@ class Clumsy(MemoryStore):
         """See ImageStore."""
         self.given += 1
         if self.given == 2:
-            raise ValueError("a mistake")
+            raise ValueError("a bug")
         await super().put_image(key, data, content_type)
 
 
@@ -35,7 +35,7 @@ async def test_the_pictures_that_wait_for_a_store_are_bounded_however_long_it_is
         running = await w.start()
         w.store.down = True
         tasks = [await w.submit(user_id=f"u{n}", image_params={"steps": 2}) for n in range(40)]
-        room = 2 * w.runner._card.pixel_budget // (64 * 64)
+        room = 2 * w.cards["sd-mini"].pixel_budget // (64 * 64)
         for _ in range(120):
             await w.clock.advance(1)
             assert sum(len(attempt.pictures) for attempt in running.consumer.attempts.under_way.values()) <= 5 + room
@@ -55,7 +55,7 @@ async def test_the_pictures_that_wait_for_the_queue_are_bounded_too() -> None:
         done = len(w.runner.ran)
         w.broker.down = True
         await w.clock.advance(120)
-        assert len(w.runner.ran) <= done + 5 + 2 * w.runner._card.pixel_budget // (64 * 64)
+        assert len(w.runner.ran) <= done + 5 + 2 * w.cards["sd-mini"].pixel_budget // (64 * 64)
         w.broker.down = False
         w.broker.wake()
         await w.clock.advance(120)

@@ -75,6 +75,7 @@ class Day(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.cards = {card.model: card for card in CARDS}
         self.runners = {runner.url: runner for runner in (MoodyRunner(card, self.clock) for card in CARDS)}
 
     @property

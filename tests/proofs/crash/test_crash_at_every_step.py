@@ -95,7 +95,7 @@ async def test_the_points_are_the_same_every_day_and_cover_every_call_a_consumer
         pytest.param("cut off", True, False, SELDOM, id="cut off beyond its lease"),
     ],
 )
-async def test_whatever_happens_to_a_consumer_wherever_every_task_ends_once_with_all_its_pictures(
+async def test_whatever_happens_to_a_consumer_every_task_ends_once_with_all_its_pictures(
     victim: str,
     mode: Mode,
     heir_at_once: bool,
@@ -113,7 +113,7 @@ async def test_whatever_happens_to_a_consumer_wherever_every_task_ends_once_with
 
 
 @LONG
-async def test_a_consumer_that_dies_and_whose_heir_dies_too_leaves_a_third_one_to_end_every_task() -> None:
+async def test_when_a_consumer_and_its_successor_die_a_third_one_ends_every_task() -> None:
     seen = await points("first")
     pick = random.Random(SEED)
     plays = [Play("first", pick.choice(seen), again=pick.choice(seen)) for _ in range(300 // SELDOM)]
