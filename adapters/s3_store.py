@@ -189,7 +189,7 @@ class S3Store:
 
     def _gone(self, why: str) -> StoreUnavailable:
         if not self._away:
-            log.warning("the store is away: %s", why)
+            log.warning("S3 unavailable: %s", why)
         self._away = why
         return self._unavailable()
 
@@ -198,7 +198,7 @@ class S3Store:
 
     def _works(self) -> None:
         if self._away:
-            log.info("the store is back")
+            log.info("S3 available again")
         self._away = ""
 
 

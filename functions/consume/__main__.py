@@ -72,7 +72,7 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
     async def ready(_: web.Request) -> web.Response:
         if consumer.stop_requested.is_set():
             return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
-        missing = [] if consumer.dispatcher.ready else ["partitions of the queue"]
+        missing = [] if consumer.dispatcher.partitions.ready else ["partitions of the queue"]
         if not any(card.runners for card in consumer.pool.cards().values()):
             missing.append("a runner")
         return web.json_response({"missing": missing}, status=503 if missing else 200)

@@ -116,7 +116,7 @@ class Consumer:
         logger.info("stopping")
         self.dispatcher.start_no_more()
         await _cancel(parts)  # Ends the reading of the log, and with it the membership in the group.
-        self.dispatcher.orphan_all()
+        self.attempts.orphan(self.dispatcher.partitions.owned)
         limits = (self._clock.sleep(self._grace), self._hurried.wait(), self.background.idle())
         waits = [asyncio.ensure_future(limit) for limit in limits]
         try:

@@ -30,7 +30,7 @@ from tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
-EXPIRE, LEASE, AGAIN = "expire", "lease", "again"
+PURPOSES = EXPIRE, LEASE, AGAIN = "expire", "lease", "again"
 """Purposes of timers: start_within is over; the lease is about to expire; decide again with the task as queued."""
 
 
@@ -80,11 +80,6 @@ class Dispatcher:
         self._ending: set[str] = set()
         self._stopping = False
 
-    @property
-    def ready(self) -> bool:
-        """Whether it owns partitions and has read everything it must know before it starts a task."""
-        return self.partitions.ready
-
     async def read_log(self) -> None:
         """Join the group and receive deliveries until cancelled; then leave the group."""
         async with aclosing(self._task_log.own()) as deliveries:
@@ -131,7 +126,7 @@ class Dispatcher:
                 # past this one.
                 self.partitions.open(record.place)
                 self._background.spawn(self._dead_letter(change))
-            case Unreadable() if not self.ready:
+            case Unreadable() if not self.partitions.ready:
                 # It was in the log before we joined, so an earlier owner has written it to the dead letters. Without
                 # this, every start would write it once more.
                 logger.info("skipped", extra={"place": str(change.record.place), "reason": change.reason})
@@ -185,7 +180,7 @@ class Dispatcher:
         self.attempts.apply(task_id, action)
         match action:
             case Close():
-                for purpose in (EXPIRE, LEASE, AGAIN):
+                for purpose in PURPOSES:
                     self._timers.clear((purpose, task_id))
                 self.queues.remove(task_id)
                 self.partitions.end(task_id)
@@ -299,7 +294,7 @@ class Dispatcher:
         self.attempts.stop_unaccepted(partitions)
         self.attempts.orphan(partitions)
         for task_id in self.queues.forget(partitions):
-            for purpose in (EXPIRE, LEASE, AGAIN):
+            for purpose in PURPOSES:
                 self._timers.clear((purpose, task_id))
         self._view.forget(partitions)
 
@@ -307,7 +302,3 @@ class Dispatcher:
         """Start no task from now on, and stop the attempts that no runner has accepted: the next owner starts them."""
         self._stopping = True
         self.attempts.stop_unaccepted(self.partitions.owned)
-
-    def orphan_all(self) -> None:
-        """Keep reading the events of running attempts after the log is no longer read here."""
-        self.attempts.orphan(self.partitions.owned)

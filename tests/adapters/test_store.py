@@ -174,8 +174,8 @@ async def test_while_the_store_is_away_one_caller_asks_and_the_others_are_told_a
     await asks
     assert [*await puts(1), *await puts(30)] == [None] * 31
     assert [record.message.partition(":")[0] for record in caplog.records if record.name == "adapters.s3_store"] == [
-        "the store is away",
-        "the store is back",
+        "S3 unavailable",
+        "S3 available again",
     ]
     store.close()
 

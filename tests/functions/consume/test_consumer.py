@@ -35,7 +35,7 @@ async def test_a_consumer_ends_its_attempts_before_it_closes_the_log(monkeypatch
 
         for part, name in (
             (consumer.dispatcher, "start_no_more"),
-            (consumer.dispatcher, "orphan_all"),
+            (consumer.attempts, "orphan"),
             (consumer.handler, "release_on_exit"),
             (log, "leave"),
             (log, "close"),
@@ -46,7 +46,7 @@ async def test_a_consumer_ends_its_attempts_before_it_closes_the_log(monkeypatch
         await w.clock.advance(1.1)
         await stopping
         order = list(dict.fromkeys(steps))
-        assert order == ["start_no_more", "leave", "orphan_all", "release_on_exit", "close"]
+        assert order == ["start_no_more", "leave", "orphan", "release_on_exit", "close"]
         assert [event.code for event in w.events(task) if isinstance(event, Released)] == ["shutting_down"]
 
 
