@@ -56,17 +56,6 @@ class Bench:
         )
 
 
-def kafka_settings(bootstrap: str) -> Settings:
-    """Topics and a group of their own."""
-    prefix = f"t{uuid.uuid4().hex[:8]}"
-    return Settings(
-        kafka_bootstrap_servers=bootstrap,
-        kafka_topic_prefix=prefix,
-        kafka_group=f"{prefix}.group",
-        kafka_partitions=PARTITIONS,
-    )
-
-
 @pytest.fixture(params=["memory", "kafka"])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """Each case runs on both."""
