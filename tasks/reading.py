@@ -1,7 +1,7 @@
-"""`read_record`: what a record of the log means. Pure: the same record, models and lanes always give the same reading.
+"""`read_record`: what a record of the log means. It is a pure function of the record, the models and the lanes.
 
-Anybody may write to a lane, so a task record goes through the same `accept` as a request over HTTP. A record is never
-dropped here: what cannot be done becomes a refusal, and what cannot be read at all is `Unreadable`.
+Any Kafka client may write to a lane, so a task record passes the same `accept` as a request over HTTP. No record is
+dropped here: a task that cannot be done gets a refusal, and a record that cannot be read becomes `Unreadable`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 
 @dataclass(frozen=True, slots=True)
 class TaskRead:
-    """A task. `refusal` is the error with which it must end, or None. A NotUnderstood refusal is not final: a newer
-    version may own the partition soon and understand the task."""
+    """A task. `refusal` is the error with which it must end, or None if it can run. The refusal NotUnderstood is not
+    final: a newer version, which understands the task, may become the owner of the partition."""
 
     task: Task
     place: Place
@@ -29,7 +29,7 @@ class TaskRead:
 
 @dataclass(frozen=True, slots=True)
 class EventRead:
-    """An event of a task. `timestamp` is the broker's append time in Unix seconds."""
+    """An event of a task. `timestamp` is the time at which the broker appended it, in Unix seconds."""
 
     event: Event
     partition: Partition
@@ -45,7 +45,7 @@ class CardRead:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record without any meaning to this version. `reason` names the field that is wrong."""
+    """A record that this version cannot read. `reason` names the field that is wrong."""
 
     record: Record
     reason: str
@@ -55,8 +55,8 @@ Reading = TaskRead | EventRead | CardRead | Unreadable
 
 
 def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> Reading | None:
-    """The meaning of a record, given the models known so far and the lanes' full names. None: an event of a kind that
-    only a newer version knows, which is skipped."""
+    """The meaning of a record. `cards`: the models known so far, by name; `lanes`: the full topic names. None: an event
+    of a kind that only a newer version writes, which is skipped."""
     try:
         match record.kind:
             case "task":

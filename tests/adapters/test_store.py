@@ -174,8 +174,8 @@ async def test_while_the_store_is_away_one_caller_asks_and_the_others_are_told_a
     await asks
     assert [*await puts(1), *await puts(30)] == [None] * 31
     assert [record.message.partition(":")[0] for record in caplog.records if record.name == "adapters.s3_store"] == [
-        "the store is away",
-        "the store is back",
+        "S3 is unavailable",
+        "S3 is available again",
     ]
     store.close()
 
@@ -185,7 +185,7 @@ async def test_a_store_that_hangs_is_away_within_its_time_limit_for_what_is_smal
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}"))
-        async with asyncio.timeout(store._patience + 1.5):
+        async with asyncio.timeout(store._timeout + 1.5):
             with pytest.raises(StoreUnavailable):
                 await store.get_outcome(IDS[0])
         store.close()

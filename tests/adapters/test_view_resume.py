@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.view import VERSION, View
+from adapters.view import View
+from adapters.view_file import VERSION
 from tasks.log import Record
 from tests.adapters.test_view import CARD, EVENTS, IDS, LANES, body, known, on_events, on_lane
 
