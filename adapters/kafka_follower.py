@@ -26,8 +26,9 @@ class LogFollower(Reader):
         consumer = self._consumer()
         try:
             starts = self._until_answered(lambda: self._starts(consumer))
+            previews = self._until_answered(lambda: self._preview_ends(consumer))
             self._put(Records((), {(tp.topic, tp.partition): tp.offset for tp in starts}))
-            consumer.assign(starts)
+            consumer.assign([*starts, *previews])
             while not self._stop.is_set():
                 self._hand_over(self._poll(consumer))
                 self._hand_over(self._poll(cards, 0))
@@ -61,6 +62,13 @@ class LogFollower(Reader):
             # outside the log nothing would be read, so the position would never reach the end.
             tp.offset = high if start == OFFSET_END else start if low <= start <= high else low
         return partitions
+
+    def _preview_ends(self, consumer: Consumer) -> list[TopicPartition]:
+        """The ends of the previews topic. None if the topic is missing, as before an upgrade is provisioned."""
+        name = self._settings.topic("previews")
+        topic = consumer.list_topics(timeout=CALL_SECONDS).topics.get(name)
+        partitions = () if topic is None or topic.error is not None else topic.partitions
+        return [TopicPartition(name, partition, OFFSET_END) for partition in partitions]
 
 
 class EventsReader(Reader):

@@ -19,6 +19,7 @@ from config.settings import Settings
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Partition, Place, Record, Records
+from tasks.preview import Preview
 from tasks.run import RunnerCard
 from tasks.task import Task
 
@@ -81,12 +82,12 @@ class KafkaLog:
 
     def emit(self, event: Event, partition: Partition) -> None:
         """See TaskWriter."""
-        try:
-            self._producer.produce(
-                self.events_topic, event.model_dump_json().encode(), event_key(event), partition=partition
-            )
-        except (BufferError, KafkaException):
-            logger.debug("an event was dropped", extra={"task_id": event.task_id})
+        self._emit(self.events_topic, partition, event_key(event), event.model_dump_json().encode())
+
+    def emit_preview(self, preview: Preview) -> None:
+        """See TaskWriter. Nothing is sent if the topic does not exist, as before an upgrade is provisioned."""
+        topic = self._settings.topic("previews")
+        self._emit(topic, _ANY_PARTITION, preview.task_id, preview.model_dump_json().encode())
 
     async def append_card(self, card: RunnerCard) -> None:
         """See TaskWriter."""
@@ -198,6 +199,12 @@ class KafkaLog:
         if shards <= 1:
             return task.model_name
         return f"{task.model_name}/{zlib.crc32(task.task_id.encode()) % shards}"
+
+    def _emit(self, topic: str, partition: Partition, key: str, value: bytes) -> None:
+        try:
+            self._producer.produce(topic, value, key, partition=partition)
+        except (BufferError, KafkaException) as error:
+            logger.debug("a record for %s was dropped: %s", topic, error)
 
     async def _append(
         self, topic: str, partition: Partition, key: str, value: bytes, headers: Mapping[str, bytes] | None = None

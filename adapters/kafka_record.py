@@ -14,6 +14,7 @@ def record_kinds(settings: Settings) -> Mapping[str, RecordKind]:
     return {
         settings.topic("events"): "event",
         settings.topic("models"): "card",
+        settings.topic("previews"): "preview",
         **dict.fromkeys(settings.lane_names, "task"),
     }
 

@@ -20,6 +20,8 @@ _APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 _EVENTS = {"cleanup.policy": "compact,delete", "retention.ms": str(7 * _DAY_MS), **_COMPACT, **_APPEND_TIME}
 _LANE = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS), **_APPEND_TIME}
 _MODELS = {"cleanup.policy": "compact", **_COMPACT}
+# Segments are deleted as a whole, and a segment in use is only closed when it is `segment.ms` old.
+_PREVIEWS = {"cleanup.policy": "delete", "retention.ms": "600000", "segment.ms": "60000", **_APPEND_TIME}
 LARGEST_RECORD = 2 * 1024**2
 """The largest dead letter, in bytes: the largest record a lane takes (Kafka's default, 1 MiB), plus the headers."""
 _DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(LARGEST_RECORD)}
@@ -32,6 +34,7 @@ def create_topics(settings: Settings) -> None:
     topics = dict.fromkeys(settings.lane_names, (settings.kafka_partitions, _LANE)) | {
         settings.topic("events"): (settings.kafka_partitions, _EVENTS),
         settings.topic("models"): (1, _MODELS),
+        settings.topic("previews"): (settings.kafka_partitions, _PREVIEWS),
         settings.topic("dead_letter"): (1, _DEAD_LETTER),
     }
     admin = AdminClient(client_config(settings, Connectivity()))

@@ -10,11 +10,12 @@ from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
 from tasks.ports import Clock
+from tasks.preview import Preview
 from tasks.run import RunnerCard
 from tasks.task import Task
 
-EVENTS, CARDS, DEAD_LETTERS = "events", "models", "dead_letter"
-_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", CARDS: "card"}
+EVENTS, CARDS, PREVIEWS, DEAD_LETTERS = "events", "models", "previews", "dead_letter"
+_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", CARDS: "card", PREVIEWS: "preview"}
 
 
 class MemoryBroker:
@@ -63,7 +64,7 @@ class MemoryBroker:
         return records
 
     def partition_of(self, key: str) -> Partition:
-        """The partition of a lane record with this key."""
+        """The partition of a lane record or a preview with this key."""
         return zlib.crc32(key.encode()) % self.partitions
 
     def rebalance(self, group: str) -> None:
@@ -191,6 +192,12 @@ class MemoryLog:
         if not self.broker.down and not self.muted:
             self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
+    def emit_preview(self, preview: Preview) -> None:
+        """See TaskWriter."""
+        if not self.broker.down and not self.muted:
+            key = preview.task_id
+            self.broker.append(PREVIEWS, self.broker.partition_of(key), key, preview.model_dump_json().encode(), {})
+
     async def append_card(self, card: RunnerCard) -> None:
         """See TaskWriter."""
         self.broker.append(CARDS, 0, card.model, card.model_dump_json().encode(), {})
@@ -209,8 +216,9 @@ class MemoryLog:
         for topic in (EVENTS, *self.broker.lanes):
             for partition in range(self.broker.partitions):
                 starts.setdefault((topic, partition), self.broker.committed.get((topic, partition), 0))
+        ends = {(PREVIEWS, p): len(self.broker.topics[PREVIEWS][p]) for p in range(self.broker.partitions)}
         yield Records((), starts)
-        async with aclosing(self._read_on(positions | starts)) as batches:
+        async with aclosing(self._read_on(positions | starts | ends)) as batches:
             async for records in batches:
                 yield records
 
@@ -220,7 +228,7 @@ class MemoryLog:
 
     def join(self, group: str, topics: Sequence[str], *, replayed: str | None = None) -> MemoryMember:
         """See LogReader."""
-        if unknown := set(topics) - {EVENTS, CARDS, *self.broker.lanes}:
+        if unknown := set(topics) - {EVENTS, CARDS, PREVIEWS, *self.broker.lanes}:
             raise ValueError(f"not topics of the log: {', '.join(sorted(unknown))}")
         if replayed is not None and replayed not in topics:
             raise ValueError(f"{replayed} is not among the topics to read")

@@ -13,7 +13,7 @@ from adapters.view_file import open_view_file
 from tasks.errors import TaskError, from_code
 from tasks.events import Event, Outcome
 from tasks.log import Partition, Place, Record
-from tasks.reading import CardRead, EventRead, Reading, TaskRead, Unreadable, read_record
+from tasks.reading import CardRead, EventRead, PreviewRead, Reading, TaskRead, Unreadable, read_record
 from tasks.run import RunnerCard
 from tasks.state import TaskState, apply
 from tasks.task import Task
@@ -44,7 +44,7 @@ class EventChange:
     after: TaskState
 
 
-Change = TaskChange | EventChange | CardRead | Unreadable
+Change = TaskChange | EventChange | CardRead | PreviewRead | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class View:
         }
 
     def apply(self, records: Sequence[Record]) -> list[Change]:
-        """Apply the records and their offsets in one transaction, and return what each record changed."""
+        """Apply the records and their offsets in one transaction, and return what each record changed. Previews are
+        returned, but neither they nor their offsets are stored."""
         changes: list[Change] = []
         ends: dict[tuple[str, Partition], int] = {}
         with self._db:
@@ -83,7 +84,8 @@ class View:
                 reading = read_record(record, self._cards, self._lanes)
                 if reading is not None:
                     changes.append(self._apply(reading))
-                ends[record.place.topic, record.place.partition] = record.place.offset + 1
+                if record.kind != "preview":
+                    ends[record.place.topic, record.place.partition] = record.place.offset + 1
             self._db.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [(*key, end) for key, end in ends.items()]
             )

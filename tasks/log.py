@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-RecordKind = Literal["task", "event", "card"]
+RecordKind = Literal["task", "event", "card", "preview"]
 Partition = int
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from tasks.events import Event, Outcome
 from tasks.frames import Frame
 from tasks.log import Delivery, Partition, Place, Record, Records
+from tasks.preview import Preview
 from tasks.run import RunnerCard, RunRequest
 from tasks.task import Task
 
@@ -41,6 +42,10 @@ class TaskWriter(Protocol):
 
     def emit(self, event: Event, partition: Partition) -> None:
         """Append an event that may be lost (started, progress), without waiting. Never blocks, never raises."""
+        ...
+
+    def emit_preview(self, preview: Preview) -> None:
+        """Send a preview to those who follow the log now. Never blocks, never raises; the preview may be lost."""
         ...
 
     async def append_card(self, card: RunnerCard) -> None:
@@ -82,7 +87,8 @@ class LogReader(Protocol):
     def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """Read every partition of everything, without a group and without end: first all cards, then lanes and events
         from `offsets`, by (topic, partition). A partition that is not in `offsets` is read from where no unfinished
-        task is missed: a lane from the consumers' commit, events from VIEW_HOURS ago."""
+        task is missed: a lane from the consumers' commit, events from VIEW_HOURS ago. Previews are delivered from now
+        on, if their topic exists when the reading begins."""
         ...
 
     def read_events(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:

@@ -13,6 +13,7 @@ from tasks.accept import accept, find_lane, unaccepted
 from tasks.errors import NotUnderstood, TaskError
 from tasks.events import Event, parse_event
 from tasks.log import Partition, Place, Record
+from tasks.preview import Preview
 from tasks.run import RunnerCard
 from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 
@@ -44,6 +45,13 @@ class CardRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewRead:
+    """A preview of a running attempt, which is never stored."""
+
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A record that this version cannot read. `reason` names the field that is wrong."""
 
@@ -51,7 +59,7 @@ class Unreadable:
     reason: str
 
 
-Reading = TaskRead | EventRead | CardRead | Unreadable
+Reading = TaskRead | EventRead | CardRead | PreviewRead | Unreadable
 
 
 def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> Reading | None:
@@ -66,6 +74,8 @@ def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence
                 return None if event is None else EventRead(event, record.place.partition, record.timestamp)
             case "card":
                 return CardRead(RunnerCard.model_validate_json(record.value))
+            case "preview":
+                return PreviewRead(Preview.model_validate_json(record.value))
     except ValidationError as error:
         return Unreadable(record, _reason(error))
 

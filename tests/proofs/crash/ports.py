@@ -12,6 +12,7 @@ from tasks.events import Event, Outcome
 from tasks.frames import Frame
 from tasks.log import Assigned, Delivery, Partition, Place, Record, Records, Revoked
 from tasks.ports import Clock, GroupMember, ImageStore, RunnerClient, TaskLog
+from tasks.preview import Preview
 from tasks.run import RunnerCard, RunRequest
 from tasks.task import Task
 
@@ -137,6 +138,9 @@ class FatedLog:
 
     def emit(self, event: Event, partition: Partition) -> None:
         self._fate.tell(f"emit {event.kind}", lambda: None if self._fate.mute else self._log.emit(event, partition))
+
+    def emit_preview(self, preview: Preview) -> None:
+        self._fate.tell("emit preview", lambda: None if self._fate.mute else self._log.emit_preview(preview))
 
     async def append_card(self, card: RunnerCard) -> None:
         await self._fate.call("append card", lambda: self._log.append_card(card), QueueUnavailable)
