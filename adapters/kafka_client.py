@@ -35,7 +35,7 @@ class Connectivity:
 
     @property
     def suspected(self) -> bool:
-        """Whether an error was reported after the last success: somebody should ask a broker."""
+        """Whether an error was reported after the last success, so that a broker must be asked."""
         return bool(self._suspicion)
 
     def report_error(self, error: KafkaError) -> None:

@@ -72,7 +72,7 @@ class LogFollower(Reader):
 
 
 class EventsReader(Reader):
-    """Reads the events of some partitions, whoever owns them. See LogReader.read_events."""
+    """Reads the events of some partitions, also of those that another process owns. See LogReader.read_events."""
 
     def __init__(self, settings: Settings, connectivity: Connectivity, offsets: Mapping[Partition, int]) -> None:
         """`offsets`: where to start, by partition."""
