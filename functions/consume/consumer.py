@@ -153,6 +153,7 @@ def build_consumer(
 ) -> Consumer:
     """A consumer on these adapters; nothing is started. `addresses` names the runners, `connect` makes a client."""
     metrics = Metrics()
+    topics = (*settings.lane_names, task_log.events_topic)
     owner = secrets.token_hex(8)
     view = View(settings.view_path, settings.lane_names)
     handler = Handler(task_log, store, clock, owner, metrics, settings.max_runtime)
@@ -160,6 +161,7 @@ def build_consumer(
     background = Background()
     dispatcher = Dispatcher(
         task_log=task_log,
+        member=task_log.join(settings.kafka_group, topics, replayed=task_log.events_topic),
         view=view,
         queues=Queues(settings.lane_weights),
         pool=pool,

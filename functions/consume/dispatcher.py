@@ -22,7 +22,7 @@ from tasks.events import Released
 from tasks.lease import LAST_LOOK_SECONDS, lease_ends
 from tasks.log import Assigned, Delivery, Partition, Records, Revoked
 from tasks.ownership import Close, End, Keep, Offer, Stop, Watch, after_lease, may_begin, needs_review, next_action
-from tasks.ports import Clock, TaskLog
+from tasks.ports import Clock, GroupMember, TaskLog
 from tasks.queues import Queues
 from tasks.reading import CardRead, Unreadable
 from tasks.state import TaskState
@@ -41,6 +41,7 @@ class Dispatcher:
         self,
         *,
         task_log: TaskLog,
+        member: GroupMember,
         view: View,
         queues: Queues,
         pool: RunnerPool,
@@ -55,7 +56,7 @@ class Dispatcher:
         """`owner` names this process in the events. It starts no task while `max_unstored` generated tasks wait to be
         stored. A task that needs a newer version fails `not_understood_wait` seconds after it was created."""
         self.queues = queues
-        self.partitions = OwnedPartitions(task_log)
+        self.partitions = OwnedPartitions(member, task_log.events_topic)
         self.attempts = Attempts(
             handler=handler,
             view=view,
@@ -67,7 +68,7 @@ class Dispatcher:
             may_begin=self._may_begin,
             on_over=self._attempt_over,
         )
-        self._task_log = task_log
+        self._member = member
         self._view = view
         self._pool = pool
         self._handler = handler
@@ -82,7 +83,7 @@ class Dispatcher:
 
     async def read_log(self) -> None:
         """Join the group and receive deliveries until cancelled; then leave the group."""
-        async with aclosing(self._task_log.own()) as deliveries:
+        async with aclosing(self._member.deliveries()) as deliveries:
             async for delivery in deliveries:
                 self.receive(delivery)
 

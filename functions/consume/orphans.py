@@ -11,12 +11,12 @@ from functions.consume.attempt import Attempt
 from tasks.events import parse_event
 from tasks.log import Partition, Record
 from tasks.ownership import next_action
-from tasks.ports import TaskLog
+from tasks.ports import LogReader
 from tasks.state import TaskState, apply
 
 
 async def watch_orphans(
-    task_log: TaskLog, owner: str, orphans: Mapping[str, tuple[Attempt, TaskState]], offsets: Mapping[Partition, int]
+    task_log: LogReader, owner: str, orphans: Mapping[str, tuple[Attempt, TaskState]], offsets: Mapping[Partition, int]
 ) -> None:
     """Read the events from these offsets on until all orphans are over, and stop each one that its task's state says
     must stop. `orphans`: by task id, with the task's state at the offsets."""
@@ -33,9 +33,9 @@ async def watch_orphans(
 
 
 async def _read(
-    task_log: TaskLog, owner: str, orphans: dict[str, tuple[Attempt, TaskState]], offsets: Mapping[Partition, int]
+    task_log: LogReader, owner: str, orphans: dict[str, tuple[Attempt, TaskState]], offsets: Mapping[Partition, int]
 ) -> None:
-    async with aclosing(task_log.listen(offsets)) as deliveries:
+    async with aclosing(task_log.read_events(offsets)) as deliveries:
         async for delivery in deliveries:
             for record in delivery.records:
                 _apply(record, owner, orphans)

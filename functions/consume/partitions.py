@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from tasks.log import Partition, Place
-from tasks.ports import TaskLog
+from tasks.ports import GroupMember
 from tasks.watermark import Watermark
 
 
@@ -13,9 +13,10 @@ class OwnedPartitions:
     with the dead letters. The offset that is committed is that of the oldest open record, so a new owner reads every
     unfinished task again."""
 
-    def __init__(self, task_log: TaskLog) -> None:
-        """No partition is owned yet."""
-        self._task_log = task_log
+    def __init__(self, member: GroupMember, events_topic: str) -> None:
+        """No partition is owned yet. Offsets are committed through `member`."""
+        self._member = member
+        self._events_topic = events_topic
         self._owned: set[Partition] = set()
         self._catching_up: dict[Partition, int] = {}
         self._watermarks: dict[tuple[str, Partition], Watermark] = defaultdict(Watermark)
@@ -65,8 +66,7 @@ class OwnedPartitions:
 
     def caught_up(self, offsets: Mapping[tuple[str, Partition], int]) -> list[Partition]:
         """The partitions that have just caught up, given the offsets up to which everything was read."""
-        topic = self._task_log.events_topic
-        done = [p for p, until in self._catching_up.items() if offsets.get((topic, p), 0) >= until]
+        done = [p for p, until in self._catching_up.items() if offsets.get((self._events_topic, p), 0) >= until]
         for partition in done:
             del self._catching_up[partition]
         return done
@@ -87,4 +87,4 @@ class OwnedPartitions:
             watermark = self._watermarks.get((place.topic, place.partition))
             if watermark is not None and place.partition in self._owned:
                 watermark.closed(place.offset)
-                self._task_log.commit(place.topic, place.partition, watermark.value)
+                self._member.commit(place.topic, place.partition, watermark.value)

@@ -92,9 +92,11 @@ class World:
         self.client = MemoryLog(self.broker)
         self.add_runner()
 
-    def add_runner(self, url: str = "memory://1", **more: object) -> MemoryRunner:
-        """One more runner."""
-        capabilities = card(**more)  # type: ignore[arg-type]
+    def add_runner(
+        self, url: str = "memory://1", capabilities: RunnerCard | None = None, **more: object
+    ) -> MemoryRunner:
+        """One more runner, of these capabilities or of those of `card`."""
+        capabilities = capabilities or card(**more)  # type: ignore[arg-type]
         self.cards[capabilities.model] = capabilities
         self.runners[url] = MemoryRunner(capabilities, self.clock, url=url)
         return self.runners[url]

@@ -148,9 +148,10 @@ async def test_an_attempt_that_a_newer_owner_runs_is_not_failed_while_it_lives(m
             task_id = await submit_new(w, created_at=w.clock.now() - 2 * WAIT, image_params={"steps": 100})
             await w.clock.advance(1)
         await w.start()
-        everything = newer.log.owned | w.consumers[1].log.owned
-        newer.log.reassign(frozenset())
-        w.consumers[1].log.reassign(everything)
+        (has, gets) = (newer.log.members[0], w.consumers[1].log.members[0])
+        everything = has.assigned | gets.assigned
+        has.reassign(frozenset())
+        gets.reassign(everything)
         w.broker.wake()
         await w.clock.advance(20)
         assert outcome(w, task_id).status == "completed"

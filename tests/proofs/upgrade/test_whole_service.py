@@ -163,7 +163,7 @@ async def test_a_card_of_another_version_is_good_enough_to_ask_by(version: str):
         value = with_more(sample(version, "card")) | {"model": "older", "family": "a_family_from_the_future"}
         w.broker.append(CARDS, 0, "older", json.dumps(value).encode(), {})
         w.broker.append(CARDS, 0, "broken", b'{"model": "broken", "schema": 9}', {})
-        w.runners["memory://2"] = type(w.runner)(read("card", value), w.clock, url="memory://2")
+        w.add_runner("memory://2", capabilities=read("card", value))
         await w.start()
         task = await w.submit(model_name="older")
         await w.clock.advance(5)
