@@ -1,7 +1,7 @@
-"""All that can be said about a task once it is on a lane.
+"""The events of a task: what the owner, and a caller who cancels, write to the log after the task was submitted.
 
-Events of a kind we do not know (a newer version wrote them) are skipped; unknown fields are ignored, and those of an
-outcome kept, because whoever finds it in the store announces it as it stands.
+An event of a kind that only a newer version knows is skipped, and unknown fields are ignored. Unknown fields of an
+outcome are kept: a consumer that finds a stored outcome announces it unchanged, also if a newer version wrote it.
 """
 
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ _KEPT = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""No record may hold a number that a view cannot: it would stop whoever reads it, and the next one too."""
+"""Numbers that SQLite can hold. A larger one in a record would stop every consumer that reads it."""
 
 
 class _Event(BaseModel):

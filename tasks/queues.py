@@ -88,7 +88,7 @@ class Queues:
         return self._queues[model]
 
     def expect(self, task: Task) -> None:
-        """A task is about to be appended: it counts as queued from now on, until it is added or `unexpect`ed."""
+        """A task is about to be appended: it counts in `load` from now on, until it is added or `unexpect`ed."""
         if task.task_id not in self._unfinished and task.task_id not in self._expected:
             self._expected[task.task_id] = task.user_id
             self._expected_of[task.user_id] += 1
@@ -128,7 +128,7 @@ class Queues:
         return state.delay + ahead / max(1, card.runners) + task.cost
 
     def forget(self, partitions: Collection[Partition]) -> list[str]:
-        """Drop the tasks of these partitions; their ids."""
+        """Drop the tasks of these partitions and return their ids."""
         gone = [task_id for task_id, known in self._unfinished.items() if known.partition in partitions]
         for task_id in gone:
             self.queue(self._unfinished.pop(task_id).model).remove(task_id)

@@ -68,7 +68,7 @@ class Day(World):
     running_then: Counter[str] = field(default_factory=Counter)
     """In how many processes that were struck each task ran."""
     leaving: set[str] = field(default_factory=set)
-    """The tasks that the second ran when it was told to leave: those not done in its grace it stops, then gives back."""
+    """The tasks that the second consumer ran when it was stopped: it releases those that outlive its grace."""
     verdict: list[str] = field(default_factory=list)
     """The promises that did not hold in the end, in words."""
     _strikes: list["asyncio.Future[None]"] = field(default_factory=list)

@@ -181,7 +181,7 @@ def take_a_task_whose_owner_is_alive(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dispatcher, "LAST_LOOK_SECONDS", 0.0)
 
 
-def forget_that_a_record_nobody_can_read_is_still_to_be_buried(patch: pytest.MonkeyPatch) -> None:
+def close_an_unreadable_record_before_its_dead_letter_is_written(patch: pytest.MonkeyPatch) -> None:
     read = Dispatcher._read
 
     def hasty(self: Dispatcher, change: object) -> None:
@@ -202,7 +202,7 @@ def forget_that_a_record_nobody_can_read_is_still_to_be_buried(patch: pytest.Mon
         (write_outcomes_over_each_other, "frozen", "two different outcomes"),
         (sweep_the_winners_pictures_away, "frozen", "a picture is missing"),
         (take_a_task_whose_owner_is_alive, "killed", "times, which is more than"),
-        (forget_that_a_record_nobody_can_read_is_still_to_be_buried, "killed", "poison"),
+        (close_an_unreadable_record_before_its_dead_letter_is_written, "killed", "poison"),
     ],
 )
 async def test_a_consumer_with_a_mistake_in_it_breaks_a_promise_at_some_point(

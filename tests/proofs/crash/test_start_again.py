@@ -1,4 +1,4 @@
-"""What a consumer that is started again says a second time, and what it must not. On twins."""
+"""What a consumer writes again when it is restarted, and what it must not. On twins."""
 
 from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS
 from tasks.run import RunnerCard

@@ -85,7 +85,7 @@ class Rules:
     """Pictures have names unique to their attempt."""
     closes: Callable[[TaskState, bool], bool] = lambda state, under_way: state.ended
     """May the record of a task in this state (and with something under way here) be committed?"""
-    looks_after_attempt: Callable[[bool], bool] = lambda heard: heard
+    looks_after_attempt: Callable[[bool], bool] = lambda release_seen: release_seen
     """Is the end of an attempt a reason to look at the task again, its release read or not?"""
     looks_last: bool = True
     """One that was stopped reads before it takes anything."""

@@ -53,7 +53,7 @@ STOPPED_AND_TAKEN_OVER = (
     "A1 has a runner that takes task 0",
     "A1's 'started' of task 0 is written",
     "A1 is stopped",
-    "the group drops A1, which does not hear of it",
+    "the group drops A1, which does not notice",
     "B1 becomes the owner",
     "half a lease passes",
     "half a lease passes",
