@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from config.settings import KAFKA_CONFIG_PREFIX, Settings
+from config.settings import KAFKA_CONFIG_PREFIX, Settings, allowed
 from tasks.errors import ERRORS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
@@ -31,7 +31,7 @@ def errors_page() -> str:
 def settings_page() -> str:
     """Every setting in the order of the code."""
     rows = [
-        f"| `{name.upper()}` | {_default(field)} | {_allowed(field)} | {field.description} |"
+        f"| `{name.upper()}` | {_default(field)} | {allowed(field)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     return _page(
@@ -59,25 +59,6 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, tuple):
         value = ",".join(value)
     return "" if value in (None, "") else f"`{value}`"
-
-
-def _allowed(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
-    if field.annotation is bool:
-        return "`true`, `false`"
-    rules = {
-        name: getattr(rule, name)
-        for rule in field.metadata
-        for name in ("ge", "gt", "le", "pattern")
-        if getattr(rule, name, None) is not None
-    }
-    if "pattern" in rules:
-        return f"`{rules['pattern']}`".replace("|", "\\|")
-    parts = [
-        f"{word} {rules[name]:,}" for name, word in (("ge", "from"), ("gt", "above"), ("le", "to")) if name in rules
-    ]
-    return " ".join(parts)
 
 
 def main() -> None:

@@ -14,9 +14,12 @@ from typing import NoReturn
 
 from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.processes import aliases_for, miniatures_to_build, port, ports, process_table
+from infra.local.placement import place, visible_gpus
+from infra.local.ports import port, ports
+from infra.local.process import PartFailed
+from infra.local.processes import aliases_for, miniatures_to_build, process_table
 from infra.local.servers import HOST
-from infra.local.supervisor import PartDied, Supervisor
+from infra.local.supervisor import Supervisor
 
 HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
 """Kafka's logs, the pictures, and what the parts keep: a restart loses nothing."""
@@ -45,7 +48,7 @@ def refuse(sentence: str) -> NoReturn:
 
 
 def check_machine(runners: int) -> None:
-    """Exit with a sentence where a port is wrong or taken, or the disk has no room."""
+    """Exit with a sentence if a port is wrong or taken, or the disk has too little room."""
     try:
         wanted = ports(runners)
     except ValueError as error:
@@ -76,9 +79,15 @@ async def main() -> int:
     there = model_folders(settings.model_cache_dir)
     missing = miniatures_to_build(there)
     models = sorted([*there, *missing])
-    check_machine(len(models))
     try:
-        table = await asyncio.to_thread(process_table, settings, HOME, models, missing)
+        wanted = os.environ.get("RUNNERS", "")
+        gpus = await asyncio.to_thread(visible_gpus) if wanted else []
+        placements = place(models, aliases_for(models), wanted, gpus)
+    except ValueError as error:
+        refuse(str(error))
+    check_machine(len(placements))
+    try:
+        table = await asyncio.to_thread(process_table, settings, HOME, placements, missing)
     except subprocess.CalledProcessError as error:
         refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
     except (OSError, RuntimeError) as error:
@@ -99,7 +108,7 @@ async def main() -> int:
     stop_began = time.monotonic()
     await supervisor.stop()
     say("run", f"stopped in {time.monotonic() - stop_began:.1f} s")
-    if isinstance(ended, PartDied):
+    if isinstance(ended, PartFailed):
         print(f"make run: {ended}", file=sys.stderr, flush=True)
         return 1
     if not isinstance(ended, asyncio.CancelledError):
@@ -110,7 +119,7 @@ async def main() -> int:
 async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoReturn:
     seconds = await supervisor.start()
     slowest = max(seconds, key=lambda name: seconds[name])
-    base = f"http://localhost:{port('GATEWAY_PORT', 8000)}"
+    base = f"http://localhost:{port('GATEWAY_PORT')}"
     names = "".join(f"; {name} is answered by {mini}" for name, mini in aliases_for(models).items())
     body = json.dumps({"model_name": models[0], "prompt": "a red circle on a blue background"})
     say(

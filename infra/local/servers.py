@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.local.java import java
+from infra.local.process import Part
 
 HOST = "127.0.0.1"
 ACCESS_KEY = "local-access-key"
@@ -103,6 +104,10 @@ class Kafka:
         )
         return java(_KAFKA, "kafka.Kafka", str(properties), options=options)
 
+    def part(self) -> Part:
+        """The broker as a part."""
+        return Part("kafka", tuple(self.command()), ready=self.ready, grace=3)
+
     def ready(self) -> bool:
         """Whether it answers as a broker."""
         if not listens(self.port):
@@ -150,6 +155,10 @@ class S3:
         )
         options = ("-Xmx256m", f"-Dlogback.configurationFile={logback}")
         return java(_S3, "org.gaul.s3proxy.Main", "--properties", str(properties), options=options)
+
+    def part(self) -> Part:
+        """The server as a part."""
+        return Part("s3", tuple(self.command()), ready=self.ready, grace=1)
 
     def ready(self) -> bool:
         """Whether it answers HTTP: a request without a signature is refused, and that is an answer."""

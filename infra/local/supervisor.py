@@ -2,54 +2,23 @@
 
 import asyncio
 import os
-import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import psutil
 from circus.arbiter import Arbiter
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
+
+from infra.local.process import LAST_LINES, Part, PartFailed, has_worker, kill_marked
 
 Say = Callable[[str, str], None]
 """Writes one line of a part: its name, the line."""
 
 TICK_SECONDS = 0.1
-_LAST_LINES = 15
 _WORKER_SECONDS = 1.0  # looking through all processes takes some milliseconds
-# BentoML's workers live in sessions of their own and outlive a killed supervisor, so neither a process group nor the
-# tree of children finds them. What every descendant does inherit is the environment.
-_MARK = "LOCAL_PART"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A process to run. `after` names the parts that must be ready before it starts.
-
-    `ready` says whether it is; None: a job, ready once it has ended with exit code 0. `grace`: seconds from SIGTERM to
-    SIGKILL. `by_worker`: a child process does the work, and without it the part is as good as dead.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
-    ready: Callable[[], bool] | None = None
-    grace: float = 5.0
-    by_worker: bool = False
-
-
-class PartDied(Exception):
-    """A part ended that should have gone on, or a job failed."""
-
-    def __init__(self, name: str, how: str, last_lines: Sequence[str]) -> None:
-        """Which part, how it ended and what it said last."""
-        said = "".join(f"\n    {line}" for line in last_lines) or " nothing"
-        super().__init__(f"{name} ended {how}. It said last:{said}")
 
 
 def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
@@ -66,7 +35,7 @@ class Supervisor:
         self._say = say
         self._parts = {part.name: part for row in rows for part in row}
         self._run = uuid.uuid4().hex
-        self._last = {name: deque[str](maxlen=_LAST_LINES) for name in self._parts}
+        self._last = {name: deque[str](maxlen=LAST_LINES) for name in self._parts}
         self._ended: dict[str, int] = {}
         self._ready: dict[str, float] = {}
         self._worked: set[str] = set()
@@ -84,7 +53,7 @@ class Supervisor:
         )
 
     async def start(self) -> dict[str, float]:
-        """Start all; once every part is ready, the seconds each one took. Raises PartDied."""
+        """Start all; once every part is ready, the seconds each one took. Raises PartFailed."""
         await self._arbiter.start()
         started: set[str] = set()
         while len(self._ready) < len(self._parts):
@@ -97,7 +66,7 @@ class Supervisor:
         return dict(self._ready)
 
     async def watch(self) -> NoReturn:
-        """Look after the parts for ever. Raises PartDied."""
+        """Look after the parts for ever. Raises PartFailed."""
         while True:
             await self._check()
             await asyncio.sleep(TICK_SECONDS)
@@ -117,7 +86,7 @@ class Supervisor:
         self._arbiter.reap_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
-                raise PartDied(name, f"with exit code {code}", self._last[name])
+                raise PartFailed(name, f"ended with exit code {code}", self._last[name])
             self._is_ready(name)
         if time.monotonic() >= self._look_at_workers:
             self._look_at_workers = time.monotonic() + _WORKER_SECONDS
@@ -129,7 +98,7 @@ class Supervisor:
                 if has_worker(process.pid):
                     self._worked.add(name)
                 elif name in self._worked:
-                    raise PartDied(name, "with its worker process", self._last[name])
+                    raise PartFailed(name, "ended with its worker process", self._last[name])
 
     async def _probe(self, part: Part) -> None:
         if part.ready is not None and await asyncio.to_thread(part.ready):
@@ -166,9 +135,9 @@ class Supervisor:
 
         return Watcher(
             part.name,
-            sys.executable if part.command[0] == "python" else part.command[0],
+            part.program,
             args=list(part.command[1:]),
-            env={**os.environ, **part.env, _MARK: self._mark(part.name)},
+            env=part.environment(self._mark(part.name)),
             autostart=False,
             respawn=False,
             graceful_timeout=part.grace,
@@ -204,21 +173,3 @@ class _Lines:
             pass
         if self._rest:
             self({"data": b"\n"})
-
-
-def has_worker(pid: int) -> bool:
-    """Whether the process has a child that lives."""
-    try:
-        return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
-    except psutil.NoSuchProcess:
-        return True  # one of them ended while being looked at: the next look is of use
-
-
-def kill_marked(mark: str) -> None:
-    """Kill every process that was started, at any remove, under the mark."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark:
-                process.kill()
-        except psutil.Error:
-            continue  # ended meanwhile, or belongs to somebody else: not ours

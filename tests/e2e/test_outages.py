@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,12 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 import pytest
 
+from infra.local.ports import free_ports
 from infra.local.servers import S3, Kafka
-from tests.conftest import free_ports
-from tests.support.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Process, Stack, until
 from tools.bench.stub_runner import MODEL
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
@@ -42,36 +39,14 @@ pytestmark = pytest.mark.timeout(int(3 * SECONDS + 400))
 
 
 @dataclass
-class Server:
-    """The broker or the store."""
-
-    server: Kafka | S3
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> None:
-        """Start it, on what it had stored, and wait until it answers."""
-        command = self.server.command()
-        with (self.server.folder / "log.txt").open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        until(self.server.ready, 90, f"{self.server} answers")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of it."""
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
-        if number == signal.SIGKILL:
-            self.process.wait(10)
-
-
-@dataclass
 class House:
     """All of the service, on a broker and a store of its own."""
 
-    broker: Server
-    store: Server
-    runner: Part
-    consumer: Part
-    gateway: Part
+    broker: Process
+    store: Process
+    runner: Process
+    consumer: Process
+    gateway: Process
 
     @property
     def api(self) -> Api:
@@ -80,18 +55,19 @@ class House:
 
     def take_away(self, what: str, how: str) -> None:
         """Kill it or freeze it."""
-        number = signal.SIGKILL if how == "killed" else signal.SIGSTOP
-        getattr(self, what).signal(number)
+        part: Process = getattr(self, what)
+        if how == "killed":
+            part.kill()
+        else:
+            part.signal(signal.SIGSTOP)
 
     def bring_back(self, what: str, how: str) -> None:
         """It is there again, and answers."""
-        part: Server | Part = getattr(self, what)
+        part: Process = getattr(self, what)
         if how == "frozen":
             part.signal(signal.SIGCONT)
             return
-        part.start()
-        if isinstance(part, Part):
-            part.ready()
+        part.start().wait_until_ready()
 
     @property
     def unstored(self) -> int:
@@ -101,11 +77,9 @@ class House:
         assert found, page
         return int(float(found[1]))
 
-    def resident(self, part: Part) -> float:
+    def resident(self, part: Process) -> float:
         """MiB of memory."""
-        assert part.process is not None
-        family = [psutil.Process(part.process.pid), *psutil.Process(part.process.pid).children(recursive=True)]
-        return float(sum(one.memory_info().rss for one in family)) / 2**20
+        return float(sum(process.memory_info().rss for process in part.processes())) / 2**20
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +87,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """The service, ready."""
     folder = tmp_path_factory.mktemp("outages")
     ports = free_ports(3)
-    broker = Server(Kafka(folder / "kafka", ports[0], ports[1]))
-    store_server = S3(folder / "s3", ports[2])
-    store = Server(store_server)
-    stack = Stack(f"127.0.0.1:{ports[0]}", store_server.env, folder, folder / "stack")
+    kafka, s3 = Kafka(folder / "kafka", ports[0], ports[1]), S3(folder / "s3", ports[2])
+    broker = Process(kafka.part(), folder / "kafka" / "log.txt")
+    store = Process(s3.part(), folder / "s3" / "log.txt")
+    stack = Stack(kafka.bootstrap, s3.env, folder, folder / "stack")
     stack.settings |= {
         "MAX_UNSTORED": str(MAX_UNSTORED),
         "MAX_QUEUED_TASKS_PER_USER": str(OF_USER),
@@ -125,22 +99,19 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     }
     stack.folder.mkdir()
     try:
-        broker.start()
-        store.start()
+        for server in (broker, store):
+            server.start().wait_until_ready()
         stack.provision()
         with stack.running():
-            port = free_ports(1)[0]
-            command = [sys.executable, "-m", "tools.bench.stub_runner", str(port)]
-            runner = stack._add("runner", command, stack.env(), port)
+            runner = stack.python("runner", "-m", "tools.bench.stub_runner")
             made = House(broker, store, runner, stack.consumer(runner), stack.gateway())
             for part in (made.runner, made.consumer, made.gateway):
-                part.ready()
+                part.wait_until_ready()
             until(lambda: MODEL in made.api.model_names(), what="the model known")
             yield made
     finally:
         for server in (broker, store):
-            with contextlib.suppress(ProcessLookupError):
-                server.signal(signal.SIGKILL)
+            server.kill()
 
 
 @dataclass
@@ -192,11 +163,11 @@ class Load:
 class Lines:
     """What the parts' logs say from now on, tasks' lives left out."""
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: Process) -> None:
         """From here on."""
         self._from = {part.name: part.log.stat().st_size for part in parts}
 
-    def of(self, part: Part) -> list[str]:
+    def of(self, part: Process) -> list[str]:
         """The lines of one part."""
         with part.log.open("rb") as log:
             log.seek(self._from[part.name])

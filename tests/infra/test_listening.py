@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from config.settings import Settings
+from infra.local.placement import place
 from infra.local.processes import process_table
 from infra.local.servers import HOST
 
 
 def hosts(settings: Settings, home: Path) -> dict[str, str]:
     """Where each service and the consumer listen."""
-    parts = [part for row in process_table(settings, home, ["sd-mini"], ()) for part in row]
+    parts = [part for row in process_table(settings, home, place(["sd-mini"], {}, "", ()), ()) for part in row]
     told = {part.name: part.command[part.command.index("--host") + 1] for part in parts if "--host" in part.command}
     return told | {part.name: part.env["LISTEN_HOST"] for part in parts if part.name == "consumer"}
 

@@ -18,7 +18,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"{', '.join(sorted(unknown))}: there are {', '.join((*NAMES, *MORE))}.")
     for name in asked:
-        importlib.import_module(f"bench.{name}").measure()
+        importlib.import_module(f"tools.bench.{name}").measure()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def measure() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         build_minis(Path(folder))
-        model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+        model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))
     one = model.family.width * model.family.height
     engines = {rows: Engine(_with_room(model, rows * one), time.monotonic) for rows in (1, 4)}
     for engine in engines.values():

@@ -18,8 +18,8 @@ from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.consume.consumer import build_consumer
 from tests.adapters.test_log import kafka_settings
-from tests.conftest import KafkaServer
 from tests.proofs.hostile.raw_kafka import write_header_name
+from tests.support.servers import KafkaServer
 from tests.support.world import card
 
 GOOD = b'{"task_id": "%s", "model_name": "sd-mini", "prompt": "a red circle"}'

@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 
 async def soak(minutes: float, kills: int, seed: int, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Run it; what broke, and the figures. Raises Broken where a part does not come back."""
+    """Run it; what broke, and the figures. Raises PartFailed where a part does not come back."""
     house, looks = House(folder), Looks()
     try:
         await house.open()
