@@ -119,7 +119,9 @@ def test_cuda_visible_devices_limits_the_gpus(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_gpus_are_counted_by_the_driver_and_its_slices_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = "GPU 0: NVIDIA H100 (UUID: GPU-a)\n  MIG 1g.10gb Device 0: (UUID: MIG-b)\nGPU 1: NVIDIA H100 (UUID: GPU-c)\n"
+    lines = (
+        "GPU 0: NVIDIA H100 (UUID: GPU-a)\n  MIG 1g.10gb Device 0: (UUID: MIG-b)\nGPU 1: NVIDIA H100 (UUID: GPU-c)\n"
+    )
     answer = subprocess.CompletedProcess([], 0, stdout=lines)
     monkeypatch.setattr(placement.subprocess, "run", lambda *_, **__: answer)
     assert visible_gpus() == ["0", "1"]
