@@ -107,7 +107,7 @@ def test_a_queued_task_has_a_position_and_a_cancel_ends_it_at_once(api: Api):
         api.reached(task, "canceled", "completed", seconds=30)
 
 
-def test_a_task_written_straight_to_the_lane_is_done_and_nonsense_goes_to_the_dead_letters(api: Api, stack: Stack):
+def test_a_task_written_to_the_lane_is_done_and_nonsense_is_a_dead_letter(api: Api, stack: Stack):
     task_id = uuid.uuid4().hex
     producer = Producer({"bootstrap.servers": stack.bootstrap, "partitioner": "murmur2_random"})
     lane = f"{stack.prefix}.online_task"

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(int(3 * SECONDS + 400))
 
 
 @dataclass
-class House:
+class Service:
     """All of the service, on a broker and a store of its own."""
 
     broker: Process
@@ -83,7 +83,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service, ready."""
     folder = tmp_path_factory.mktemp("outages")
     ports = free_ports(3)
@@ -104,7 +104,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         stack.provision()
         with stack.running():
             runner = stack.python("runner", "-m", "tools.bench.stub_runner")
-            made = House(broker, store, runner, stack.consumer(runner), stack.gateway())
+            made = Service(broker, store, runner, stack.consumer(runner), stack.gateway())
             for part in (made.runner, made.consumer, made.gateway):
                 part.wait_until_ready()
             until(lambda: MODEL in made.api.model_names(), what="the model known")
@@ -115,7 +115,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @dataclass
-class Load:
+class SteadyLoad:
     """Somebody submits without pause, somebody asks without pause how one task stands."""
 
     api: Api
@@ -126,7 +126,7 @@ class Load:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator["Load"]:
+    def going_on(self) -> Iterator["SteadyLoad"]:
         """The load, for so long."""
         threads = [threading.Thread(target=self._submit), threading.Thread(target=self._look)]
         for thread in threads:
@@ -178,23 +178,23 @@ class Lines:
     ("what", "how"),
     [("broker", "killed"), ("broker", "frozen"), ("store", "killed"), ("store", "frozen"), ("runner", "killed")],
 )
-def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, what: str, how: str) -> None:
-    api = house.api
+def test_an_outage_loses_nothing_is_told_at_once_and_said_once(service: Service, what: str, how: str) -> None:
+    api = service.api
     known = api.submit(MODEL)
     api.reached(known, "completed", seconds=60 + SPARE)
-    lines = Lines(house.consumer, house.gateway)
-    memory = house.resident(house.consumer)
+    lines = Lines(service.consumer, service.gateway)
+    memory = service.resident(service.consumer)
     unstored = 0
-    with Load(api, known).going_on() as load:
+    with SteadyLoad(api, known).going_on() as load:
         until(lambda: len(load.accepted()) >= 3, 30 + SPARE, "the load goes on")
         gone = time.monotonic()
-        house.take_away(what, how)
+        service.take_away(what, how)
         while time.monotonic() - gone < SECONDS:
             time.sleep(0.2)
-            unstored = max(unstored, house.unstored)
-        full = house.resident(house.consumer)
+            unstored = max(unstored, service.unstored)
+        full = service.resident(service.consumer)
         unfinished = [task for task in load.accepted() if api.status(task)["status"] != "completed"]
-        house.bring_back(what, how)
+        service.bring_back(what, how)
         back = time.monotonic()
         first = until(lambda: load.accepted_after(back), LONGEST_RETURN + SPARE, "a submit is accepted")[0]
         taken_again = time.monotonic() - back
@@ -210,7 +210,7 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, wha
     during = [(seconds, answer) for at, seconds, answer in load.submits if gone < at < back]
     refused = [(seconds, answer) for seconds, answer in during if answer.status_code != 202]
     slowest = max((seconds for seconds, _ in during), default=0.0)
-    said = {part.name: lines.of(part) for part in (house.consumer, house.gateway)}
+    said = {part.name: lines.of(part) for part in (service.consumer, service.gateway)}
     print(
         f"\n{what} {how} for {back - gone:.1f} s: {len(during)} submits, {len(refused)} refused, slowest answer "
         f"{slowest:.2f} s, median of refusals {sorted(s for s, _ in refused)[len(refused) // 2] if refused else 0:.3f} s; "
@@ -238,10 +238,10 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, wha
         assert len(one) <= 8, (name, one)
 
 
-def test_a_flood_is_stopped_at_the_limit_and_neither_it_nor_silent_clients_hold_up_another_user(house: House) -> None:
-    url = house.api.url
+def test_neither_a_flood_nor_silent_clients_delay_another_user(service: Service) -> None:
+    url = service.api.url
     port = int(url.rsplit(":", 1)[1])
-    house.runner.signal(signal.SIGSTOP)
+    service.runner.signal(signal.SIGSTOP)
     with contextlib.ExitStack() as open_ones:
         silent = [open_ones.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(200)]
         for one in silent[::2]:
@@ -264,9 +264,9 @@ def test_a_flood_is_stopped_at_the_limit_and_neither_it_nor_silent_clients_hold_
             one.settimeout(30)
             with contextlib.suppress(ConnectionResetError):
                 assert one.recv(1) == b""
-    house.runner.signal(signal.SIGCONT)
+    service.runner.signal(signal.SIGCONT)
     for task in [*flood, other["task_id"]]:
-        house.api.reached(task, "completed", seconds=60 + SPARE)
-    came = httpx.get(f"{house.runner.url}/times").json()
+        service.api.reached(task, "completed", seconds=60 + SPARE)
+    came = httpx.get(f"{service.runner.url}/times").json()
     order = sorted([*flood, other["task_id"]], key=lambda task: came[task])
     assert order.index(other["task_id"]) <= MAX_RUNNING

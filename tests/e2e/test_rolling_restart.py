@@ -49,7 +49,7 @@ def _is_ready(url: str) -> bool:
 
 
 @dataclass
-class Load:
+class RestartLoad:
     """Users at work, until told to stop."""
 
     balancer: Balancer
@@ -59,7 +59,7 @@ class Load:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def running(self) -> Iterator["Load"]:
+    def running(self) -> Iterator["RestartLoad"]:
         """The load, in threads of its own."""
         work = [self._probe, self._waits, self._listens, *[self._asks] * USERS]
         threads = [threading.Thread(target=self._for_ever, args=(one,)) for one in work]
@@ -164,7 +164,7 @@ def end(part: Process) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_every_part_is_replaced_under_load_and_no_request_fails_and_no_attempt_is_wasted(own: Stack):
+def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(own: Stack):
     runner, next_runner = own.runner("sd-mini"), own.runner("sd-mini")
     gateway, consumer = own.gateway(), own.consumer(runner, next_runner)
     next_runner.kill()  # only its address is needed yet
@@ -172,7 +172,7 @@ def test_every_part_is_replaced_under_load_and_no_request_fails_and_no_attempt_i
         ready(part)
     until(lambda: "sd-mini" in httpx.get(f"{gateway.url}/models").text, what="the model known")
     seconds: dict[str, float] = {}
-    with Load(Balancer(gateway.url)).running() as load:
+    with RestartLoad(Balancer(gateway.url)).running() as load:
         until(lambda: load.requests["get_image"] >= 3, 300, "the load under way")
 
         ready(next_runner.start())

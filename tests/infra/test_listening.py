@@ -15,7 +15,7 @@ def hosts(settings: Settings, home: Path) -> dict[str, str]:
     return told | {part.name: part.env["LISTEN_HOST"] for part in parts if part.name == "consumer"}
 
 
-def test_everything_listens_on_this_machine_alone_and_only_the_gateway_is_moved_by_the_setting(tmp_path: Path) -> None:
+def test_every_part_listens_on_loopback_and_the_setting_moves_the_gateway_alone(tmp_path: Path) -> None:
     assert hosts(Settings(), tmp_path) == dict.fromkeys(("runner.sd-mini", "consumer", "gateway"), HOST)
     moved = hosts(Settings(listen_host="0.0.0.0"), tmp_path)  # type: ignore[call-arg]
     assert moved == {"runner.sd-mini": HOST, "consumer": HOST, "gateway": "0.0.0.0"}

@@ -28,7 +28,7 @@ _IDLE_SECONDS = 10.0
 _READY_SECONDS = 300.0
 
 
-class House:
+class SoakedService:
     """The parts, and what happened to them."""
 
     def __init__(self, folder: Path) -> None:
