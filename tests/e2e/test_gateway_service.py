@@ -37,6 +37,7 @@ def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
 
 
 def test_a_second_signal_ends_a_gateway_at_once_and_its_worker_with_it(stack: Stack):
+    asyncio.run(_publish(stack, "nobody-runs-this"))  # a gateway that knows no model is not ready
     gateway = stack.gateway(GATEWAY_NOTICE="300").wait_until_ready()
     family = gateway.processes()
     gateway.ask_to_end()

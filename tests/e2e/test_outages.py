@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(int(3 * SECONDS + 400))
 
 
 @dataclass
-class Service:
+class ServiceInTrouble:
     """All of the service, on a broker and a store of its own."""
 
     broker: Process
@@ -83,7 +83,7 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceInTrouble]:
     """The service, ready."""
     folder = tmp_path_factory.mktemp("outages")
     ports = free_ports(3)
@@ -104,7 +104,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         stack.provision()
         with stack.running():
             runner = stack.python("runner", "-m", "tools.bench.stub_runner")
-            made = Service(broker, store, runner, stack.consumer(runner), stack.gateway())
+            made = ServiceInTrouble(broker, store, runner, stack.consumer(runner), stack.gateway())
             for part in (made.runner, made.consumer, made.gateway):
                 part.wait_until_ready()
             until(lambda: MODEL in made.api.model_names(), what="the model known")
@@ -178,7 +178,7 @@ class Lines:
     ("what", "how"),
     [("broker", "killed"), ("broker", "frozen"), ("store", "killed"), ("store", "frozen"), ("runner", "killed")],
 )
-def test_an_outage_loses_nothing_is_told_at_once_and_said_once(service: Service, what: str, how: str) -> None:
+def test_an_outage_loses_nothing_is_told_at_once_and_said_once(service: ServiceInTrouble, what: str, how: str) -> None:
     api = service.api
     known = api.submit(MODEL)
     api.reached(known, "completed", seconds=60 + SPARE)
@@ -238,7 +238,7 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(service: Service,
         assert len(one) <= 8, (name, one)
 
 
-def test_neither_a_flood_nor_silent_clients_delay_another_user(service: Service) -> None:
+def test_neither_a_flood_nor_silent_clients_delay_another_user(service: ServiceInTrouble) -> None:
     url = service.api.url
     port = int(url.rsplit(":", 1)[1])
     service.runner.signal(signal.SIGSTOP)
