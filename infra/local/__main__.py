@@ -22,28 +22,28 @@ from infra.local.servers import HOST
 from infra.local.supervisor import Supervisor
 
 HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
-"""Kafka's logs, the pictures, and what the parts keep: a restart loses nothing."""
+"""Holds Kafka's logs, the images and the data of every part, so that a restart loses nothing."""
 ROOM_BYTES = 2 * 1024**3
-"""Kafka's logs of an afternoon, the pictures, and the Java packages of the first start."""
-_WIDTH = 18
+"""Enough for an afternoon of Kafka's logs and images, and the Java packages of the first start."""
+_WIDTH = 22
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93)
 
 
 def say(name: str, line: str) -> None:
-    """One line of the log stream."""
+    """Print one line of a part."""
     label = f"{name:<{_WIDTH}}|"
     if sys.stdout.isatty():
         label = f"\x1b[{_COLOURS[sum(name.encode()) % len(_COLOURS)]}m{label}\x1b[0m"
     try:
         print(label, line, flush=True)
     except OSError:
-        # Nobody reads any more (a closed terminal, `| head`): end as then, but never without stopping the parts.
+        # The reader has gone (a closed terminal, `| head`): end as SIGHUP does, which stops the parts first.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signal.raise_signal(signal.SIGHUP)
 
 
 def refuse(sentence: str) -> NoReturn:
-    """End before anything was started."""
+    """Exit with a sentence before anything is started."""
     sys.exit(f"make run: {sentence}")
 
 
@@ -76,9 +76,9 @@ async def main() -> int:
     """Start, watch, stop; the exit code."""
     began = time.monotonic()
     settings = load_settings()
-    there = model_folders(settings.model_cache_dir)
-    missing = miniatures_to_build(there)
-    models = sorted([*there, *missing])
+    present = model_folders(settings.model_cache_dir)
+    missing = miniatures_to_build(present)
+    models = sorted([*present, *missing])
     try:
         wanted = os.environ.get("RUNNERS", "")
         gpus = await asyncio.to_thread(visible_gpus) if wanted else []
@@ -95,7 +95,7 @@ async def main() -> int:
     supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # After the supervisor was made: circus sets handlers of its own, which would restart everything on SIGHUP.
+    # Set after the supervisor is made, because circus sets its own handlers, which restart everything on SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     stopping = asyncio.ensure_future(stopped.wait())
@@ -136,4 +136,4 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main()))
     except KeyboardInterrupt:
-        sys.exit(130)  # before anything was started
+        sys.exit(130)  # Ctrl-C before anything was started

@@ -1,4 +1,4 @@
-"""Every process of `make run` as a table: command, what it needs, how it tells that it is ready."""
+"""Every process of `make run` as a table."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from infra.local.process import Part
 from infra.local.servers import HOST, S3, Kafka
 
 MINIATURES = {"flux-1-dev": "flux-mini", "stable-diffusion-v1-5": "sd-mini"}
-"""Where a model's own folder is missing, its miniature answers to its name."""
+"""Model and miniature: the miniature answers to the model's name while the model has no folder."""
 
 
 def aliases_for(models: Sequence[str]) -> dict[str, str]:
-    """Name and the miniature that answers to it, for each model that is not there."""
+    """Name and miniature of each model that has no folder and whose miniature has one."""
     return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
 
 
 def miniatures_to_build(models: Sequence[str]) -> list[str]:
-    """The miniatures that are needed in place of a model and are not there either."""
+    """The miniatures that must stand in for a model and have no folder yet."""
     return [mini for name, mini in MINIATURES.items() if name not in models and mini not in models]
 
 

@@ -1,4 +1,5 @@
-"""Parts that belong together, on circus: started as their needs are met, stopped in order, all ended when one dies."""
+"""Runs all parts of `make run` on circus: starts each when the parts it needs are ready, stops them in order, and
+stops all when one dies."""
 
 import asyncio
 import os
@@ -15,14 +16,14 @@ from tornado.ioloop import IOLoop
 from infra.local.process import LAST_LINES, Part, PartFailed, has_worker, kill_marked
 
 Say = Callable[[str, str], None]
-"""Writes one line of a part: its name, the line."""
+"""Prints one line of a part: (name, line)."""
 
 TICK_SECONDS = 0.1
-_WORKER_SECONDS = 1.0  # looking through all processes takes some milliseconds
+_WORKER_SECONDS = 1.0  # a look at all processes takes some milliseconds
 
 
 def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
-    """The parts not yet started whose needs are met."""
+    """The parts that are not started and whose `after` are all ready."""
     return [part for part in parts if part.name not in started and set(part.after) <= set(ready)]
 
 
@@ -30,7 +31,7 @@ class Supervisor:
     """Runs rows of parts. Rows stop from the last to the first, the parts of one row together."""
 
     def __init__(self, rows: Sequence[Sequence[Part]], say: Say) -> None:
-        """Nothing starts yet. Must be made inside a running event loop."""
+        """Start nothing yet. Needs a running event loop."""
         self._rows = rows
         self._say = say
         self._parts = {part.name: part for row in rows for part in row}
@@ -42,7 +43,7 @@ class Supervisor:
         self._look_at_workers = 0.0
         self._began = time.monotonic()
         self._watchers = {name: self._watcher(part) for name, part in self._parts.items()}
-        # An endpoint inside the process: nobody else can steer it. Checked by our own loop, not by circus' timer.
+        # The endpoints are inside this process, so that no other process can control it. `_check` replaces the timer.
         self._arbiter = Arbiter(
             list(self._watchers.values()),
             "inproc://control",
@@ -53,7 +54,7 @@ class Supervisor:
         )
 
     async def start(self) -> dict[str, float]:
-        """Start all; once every part is ready, the seconds each one took. Raises PartFailed."""
+        """Start all parts; return once every one is ready, with the seconds each took. Raises PartFailed."""
         await self._arbiter.start()
         started: set[str] = set()
         while len(self._ready) < len(self._parts):
@@ -66,13 +67,13 @@ class Supervisor:
         return dict(self._ready)
 
     async def watch(self) -> NoReturn:
-        """Look after the parts for ever. Raises PartFailed."""
+        """Watch the parts until one dies. Raises PartFailed."""
         while True:
             await self._check()
             await asyncio.sleep(TICK_SECONDS)
 
     async def stop(self) -> None:
-        """Stop every part in order and whatever they have started."""
+        """Stop every part, the last row first, and every process that they started."""
         for row in reversed(self._rows):
             watchers = [self._watchers[part.name] for part in row]
             await self._arbiter.stop_watchers(watcher_iter_func=lambda reverse, row=watchers: row)
@@ -81,8 +82,8 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        # Only this half of circus' own `manage_watchers`: the other forgets a process that ends between the two,
-        # and ends everything while any part has no process.
+        # circus' `manage_watchers` also does this, but it loses a process that ends between its two halves, and it
+        # stops everything while any part has no process.
         self._arbiter.reap_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
@@ -118,7 +119,7 @@ class Supervisor:
         outputs: dict[str, int] = {}
 
         def spawned(watcher: Watcher, pid: int, **_: Any) -> bool:
-            # circus closes its own ends once a part it stops has died, what is still in them unread.
+            # circus closes its pipes once a part that it stops has died, with unread lines in them: keep copies.
             process = watcher.processes[pid]
             outputs.update((name, os.dup(getattr(process, name).fileno())) for name in lines)
             return True
@@ -148,7 +149,7 @@ class Supervisor:
 
 
 class _Lines:
-    """The output of one stream of a part, cut into lines."""
+    """Cuts the output of one stream of a part into lines."""
 
     def __init__(self, name: str, say: Say, last: deque[str]) -> None:
         self._name = name
@@ -164,7 +165,7 @@ class _Lines:
             self._say(self._name, line)
 
     def drain(self, descriptor: int) -> None:
-        """What a process left in its pipe when it ended, a last line without an end included."""
+        """Read what a process left in its pipe when it ended, also a last line without a newline."""
         os.set_blocking(descriptor, False)
         try:
             while data := os.read(descriptor, 65536):
