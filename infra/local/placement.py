@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MOST = 64
-_FORM = f"model=n separated by commas, each n a whole number from 1 to {MOST}"
+FORM = f"model=n separated by commas, each n a whole number from 1 to {MOST}"
+"""What RUNNERS may be."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _counts(models: Sequence[str], aliases: Mapping[str, str], wanted: str) -> d
         name, _, number = (word.strip() for word in entry.partition("="))
         model = aliases.get(name, name)
         if not number.isdecimal() or not 1 <= int(number) <= MOST:
-            raise ValueError(f"RUNNERS must be {_FORM}, not {wanted!r}.")
+            raise ValueError(f"RUNNERS must be {FORM}, not {wanted!r}.")
         if model not in models:
             raise ValueError(f"RUNNERS={wanted} names {name}, which is no model here; models: {', '.join(models)}.")
         if model in counts:

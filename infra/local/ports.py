@@ -8,20 +8,20 @@ import socket
 from infra.local.servers import HOST
 
 PORTS = {
-    "GATEWAY_PORT": 8000,
-    "CONSUMER_PORT": 8001,
-    "KAFKA_PORT": 9092,
-    "KAFKA_CONTROLLER_PORT": 9093,
-    "S3_PORT": 9000,
-    "FIRST_RUNNER_PORT": 3001,
+    "GATEWAY_PORT": (8000, "the gateway"),
+    "CONSUMER_PORT": (8001, "the consumer"),
+    "KAFKA_PORT": (9092, "Kafka"),
+    "KAFKA_CONTROLLER_PORT": (9093, "Kafka's controller"),
+    "S3_PORT": (9000, "S3"),
+    "FIRST_RUNNER_PORT": (3001, "the first runner; the others follow"),
 }
-"""Every port of `make run` and its default."""
+"""Every port setting of `make run`: its default, and what listens there."""
 _LAST = 65535
 
 
 def port(name: str) -> int:
     """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080. Raises ValueError with a sentence."""
-    value = os.environ.get(name) or str(PORTS[name])
+    value = os.environ.get(name) or str(PORTS[name][0])
     if not value.isdecimal() or int(value) > _LAST:
         raise ValueError(f"{name} must be a port, a number up to {_LAST}, not {value!r}.")
     return int(value)
@@ -33,11 +33,7 @@ def ports(runners: int) -> dict[str, int]:
     if first + runners - 1 > _LAST:
         raise ValueError(f"FIRST_RUNNER_PORT must leave room for {runners} ports up to {_LAST}, not be {first}.")
     return {
-        "the gateway (GATEWAY_PORT)": port("GATEWAY_PORT"),
-        "the consumer (CONSUMER_PORT)": port("CONSUMER_PORT"),
-        "Kafka (KAFKA_PORT)": port("KAFKA_PORT"),
-        "Kafka's controller (KAFKA_CONTROLLER_PORT)": port("KAFKA_CONTROLLER_PORT"),
-        "S3 (S3_PORT)": port("S3_PORT"),
+        **{f"{what} ({name})": port(name) for name, (_, what) in PORTS.items() if name != "FIRST_RUNNER_PORT"},
         **{f"runner {n + 1} (FIRST_RUNNER_PORT)": first + n if first else 0 for n in range(runners)},
     }
 
