@@ -50,10 +50,11 @@ class Settings(BaseModel):
     kafka_topic_prefix: Annotated[str, Allowed("1 to 200 of the characters A-Z a-z 0-9 . _ -")] = Field(
         "ai_image_gen",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
-        description="Topics are named {prefix}.{lane}, {prefix}.events, {prefix}.models and {prefix}.dead_letter.",
+        description="Topics are named {prefix}.{lane}, {prefix}.events, {prefix}.models, {prefix}.previews and "
+        "{prefix}.dead_letter.",
     )
     kafka_partitions: int = Field(
-        8, ge=1, le=1000, description="Partitions of every lane and of events, where topics are created."
+        8, ge=1, le=1000, description="Partitions of every lane, of events and of previews, where topics are created."
     )
     kafka_replication: int = Field(1, ge=1, le=9, description="Replication factor, where topics are created.")
     kafka_group: str = Field("ai_image_gen.consumer", description="The consumers' group.")
@@ -215,7 +216,7 @@ class Settings(BaseModel):
         for lane, weight in value.items():
             if not 0.001 <= weight <= 1000:
                 raise ValueError(f"the weight of {lane} is {weight:g}")
-            if lane in {"events", "models", "dead_letter"}:
+            if lane in {"events", "models", "previews", "dead_letter"}:
                 raise ValueError(f"the service has a topic named {lane} already")
         return value
 
@@ -230,7 +231,7 @@ class Settings(BaseModel):
         return {f"{self.kafka_topic_prefix}.{lane}": weight for lane, weight in self.lanes.items()}
 
     def topic(self, name: str) -> str:
-        """The full name of a topic that is not a lane: events, models or dead_letter."""
+        """The full name of a topic that is not a lane: events, models, previews or dead_letter."""
         return f"{self.kafka_topic_prefix}.{name}"
 
 
