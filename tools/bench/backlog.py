@@ -1,4 +1,4 @@
-"""100,000 queued tasks that no runner takes: memory, answers about them, and how long a restart takes."""
+"""100,000 queued tasks that no runner takes: memory, the time of a status request, and the time of a restart."""
 
 import asyncio
 import http.client
@@ -30,7 +30,7 @@ def measure() -> None:
     with stack() as built:
         asyncio.run(publish_card(built))
         gateway, consumer = built.gateway().wait_until_ready(), built.consumer()
-        until(lambda: _knows_its_tasks(consumer), 60, "the consumer's partitions")
+        until(lambda: _knows_its_partitions(consumer), 60, "the consumer's partitions")
         empty = resident(gateway), resident(consumer)
         began = time.monotonic()
         ids = asyncio.run(_enqueue(built))
@@ -46,7 +46,7 @@ def measure() -> None:
     for what, megabytes in (("memory with nothing queued", empty), ("memory with all queued", full)):
         row(what, *(f"{one:.0f} MiB" for one in megabytes))
     row("memory after the restart", *(f"{one:.0f} MiB" for one in again))
-    row("restart (kill -9) until all is known again", *(f"{one:.1f} s" for one in restarts))
+    row("restart (kill -9) until all is read again", *(f"{one:.1f} s" for one in restarts))
     row("", "p50", "p99", "requests")
     quantiles("GET /check_status of a random one", looks)
 
@@ -70,7 +70,7 @@ async def _enqueue(stack: Stack) -> list[str]:
 
 
 def _queued(part: Process) -> float:
-    """How many tasks it holds as queued, by its own metrics."""
+    """How many queued tasks its metrics report."""
     try:
         page = httpx.get(f"{part.url}/metrics", timeout=10).text
     except httpx.TransportError:
@@ -84,7 +84,7 @@ def _knows_all(part: Process) -> bool:
     return _queued(part) >= TASKS
 
 
-def _knows_its_tasks(part: Process) -> bool:
+def _knows_its_partitions(part: Process) -> bool:
     try:
         return "partitions of the queue" not in httpx.get(f"{part.url}/readyz", timeout=5).json()["missing"]
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""Between the end of one task and the first step of the next, under backlog, with room for one picture at a time."""
+"""The time between the end of one task and the first step of the next, with a backlog and room for one image."""
 
 import statistics
 
@@ -30,12 +30,12 @@ def measure() -> None:
         for _ in range(TASKS):
             answer = httpx.post(f"{gateway.url}/generate_image", json=_BODY, timeout=90)
             assert answer.status_code == 202, answer.text
-        wanted = warm_up + TASKS * STEPS
-        until(lambda: len(httpx.get(f"{runner.url}/trace").json()["ticks"]) >= wanted, 180, "every step")
+        steps_in_all = warm_up + TASKS * STEPS
+        until(lambda: len(httpx.get(f"{runner.url}/trace").json()["ticks"]) >= steps_in_all, 180, "every step")
         trace = httpx.get(f"{runner.url}/trace").json()
     ticks = trace["ticks"][warm_up:]
     decodes, encodes = trace["decode"][-TASKS:], trace["encode"][-TASKS:]
-    # Those that ran while others were still being submitted tell of submitting, not of backlog.
+    # The first ones ran while others were still being submitted, so there was no backlog yet.
     later = range(TASKS // 4, TASKS - 1)
     gaps = [ticks[(n + 1) * STEPS][0] - ticks[(n + 1) * STEPS - 1][1] for n in later]
     decoding = [decodes[n][1] - decodes[n][0] for n in later]

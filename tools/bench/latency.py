@@ -15,7 +15,7 @@ from tools.bench.stub_runner import MODEL
 
 TASKS = 300
 _PAUSE = 0.1
-"""Seconds between tasks: the one before has been stored and its outcome read by then."""
+"""Seconds between tasks, long enough for the last one to be stored and its outcome to be read."""
 _REQUEST = {"model_name": MODEL, "width": 64, "height": 64, "steps": 1, "guidance_scale": 5.0, "scheduler": "ddim"}
 
 
@@ -29,16 +29,16 @@ def measure() -> None:
         _submits(gateway, 20)
         submits, answers = _submits(gateway, TASKS)
         direct = _directs(runner, TASKS)
-        came = httpx.get(f"{runner.url}/times").json()
-    missing = [task_id for task_id in submits if task_id not in came]
+        arrived = httpx.get(f"{runner.url}/times").json()
+    missing = [task_id for task_id in submits if task_id not in arrived]
     assert not missing, f"{len(missing)} tasks never reached the runner"
-    queue = [came[task_id] - began for task_id, began in submits.items()]
-    straight = [came[task_id] - began for task_id, began in direct.items()]
+    queue = [arrived[task_id] - began for task_id, began in submits.items()]
+    straight = [arrived[task_id] - began for task_id, began in direct.items()]
     title("submit to the runner's first event, idle (goal p50 <= 6 ms, p99 <= 15 ms)")
     row("", "p50", "p99", "tasks")
     quantiles("through gateway, Kafka and consumer", queue)
     quantiles("straight to the runner", straight)
-    quantiles("the 202 to whoever submits", answers)
+    quantiles("the 202 to the client", answers)
     row("what the queue adds at the median", f"{(percentile(queue, 0.5) - percentile(straight, 0.5)) * 1e3:.2f} ms")
 
 

@@ -1,6 +1,6 @@
 """How long each part takes to end on SIGTERM under load, and how long after its kill -9 the work goes on.
 
-What is killed is started again at once, as a platform would. Work goes on when a task submitted after the kill is
+A killed part is started again at once, as a platform would do. Work goes on when a task submitted after the kill is
 completed.
 """
 

@@ -32,7 +32,7 @@ def measure() -> None:
 
 
 async def publish_card(stack: Stack) -> None:
-    """Make the stub's model known, with no runner that would take its tasks."""
+    """Publish the stub's model without a runner, so that its tasks stay queued."""
     log = KafkaLog(stack.read_settings())
     await log.append_card(CARD.model_copy(update={"runners": 0}))
     await log.close()
