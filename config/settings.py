@@ -75,7 +75,7 @@ class Settings(BaseModel):
     )
 
     s3_bucket: Annotated[str, Allowed("a name of 3 to 63 characters")] = Field(
-        "ai-image-gen", min_length=3, max_length=63, description="The bucket of the pictures."
+        "ai-image-gen", min_length=3, max_length=63, description="The bucket of the images."
     )
     s3_prefix: Annotated[str, Allowed("path/ of the characters A-Z a-z 0-9 . _ - /, ending with /")] = Field(
         "", pattern=r"^([A-Za-z0-9._-]+/)*$", description="Put before every object name."
@@ -90,7 +90,7 @@ class Settings(BaseModel):
     model_cache_dir: Path = Field(Path("model_cache"), description="Folder of model folders in diffusers format.")
     model_name: str = Field("", description="Runner: which folder of MODEL_CACHE_DIR it serves.")
     model_aliases: Aliases = Field(
-        {}, description="name=model separated by commas: other names a model answers to. Never guessed."
+        {}, description="name=model separated by commas: other names a model answers to. No name is guessed."
     )
     runner_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:3001",),
@@ -100,13 +100,13 @@ class Settings(BaseModel):
     runner_pixel_budget: int = Field(
         0,
         ge=0,
-        description="Runner: sum of width x height it makes at once, at least one picture of the model's default size. "
+        description="Runner: sum of width x height it makes at once, at least one image of the model's default size. "
         "0: derived from the device's memory.",
     )
     runner_device: Annotated[str, Allowed("auto, cpu, mps, cuda or cuda:N")] = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Runner: where it computes; auto: the first GPU, else the CPU.",
+        description="Runner: where it computes; auto: a GPU if there is one, else the CPU.",
     )
     runner_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Runner: number format of the weights; auto: by family and device."
@@ -118,7 +118,7 @@ class Settings(BaseModel):
     acceleration_attention: Annotated[str, Allowed("characters a-z 0-9 _")] = Field(
         "", pattern=r"^[a-z0-9_]*$", description="Runner: attention backend as diffusers names it; empty: its default."
     )
-    runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks get to end on SIGTERM.")
+    runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks have to end after SIGTERM.")
 
     listen_host: Annotated[str, Allowed("an IP address")] = Field(
         "127.0.0.1",
@@ -144,8 +144,8 @@ class Settings(BaseModel):
         20.0,
         ge=1,
         le=600,
-        description="Gateway: seconds a client has to send a whole request, and to take something of an answer. It is "
-        "cut off after that, or at most as long again later.",
+        description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. It "
+        "is disconnected after that time, at the latest after twice that time.",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -160,11 +160,11 @@ class Settings(BaseModel):
         5.0,
         ge=0,
         le=600,
-        description="Gateway: seconds it goes on answering after SIGTERM while it says that it is not ready, so that "
-        "load balancers send new requests elsewhere first. Longer than they take to notice.",
+        description="Gateway: seconds it goes on answering after SIGTERM while /readyz says that it ends, so that "
+        "load balancers send new requests elsewhere first. Set it longer than they take to notice.",
     )
     gateway_grace: float = Field(
-        10.0, ge=0, le=3600, description="Gateway: seconds answers under way get to end after that."
+        10.0, ge=0, le=3600, description="Gateway: seconds open answers have to end after that."
     )
     body_limit: int = Field(256 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body, bytes.")
     record_limit: int = Field(64 * 1024, ge=4096, le=1024 * 1024, description="Largest task record, bytes.")
@@ -174,21 +174,23 @@ class Settings(BaseModel):
         "", description="File of the local view; empty: a temporary file. A gateway with a file resumes from it."
     )
     max_runtime: float = Field(
-        600.0, gt=0, le=86_400, description="Seconds one attempt may run where the task does not say."
+        600.0, gt=0, le=86_400, description="Seconds one attempt may run if the task sets no limit."
     )
     consumer_grace: float = Field(
-        30.0, ge=0, le=3600, description="Consumer: seconds running tasks get to end on SIGTERM."
+        30.0, ge=0, le=3600, description="Consumer: seconds running tasks have to end after SIGTERM."
     )
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
     )
     max_unstored: int = Field(
-        32, ge=1, le=10_000, description="Consumer: finished, not yet stored tasks at which it stops handing out more."
+        32, ge=1, le=10_000, description="Consumer: number of finished tasks not yet stored at which it starts no more."
     )
 
     log_dir: Path = Field(Path("logs"), description="Folder of the rotating log files; `-`: standard output only.")
     log_format: Literal["text", "json"] = Field("text", description="text or json lines.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The lowest level that is logged."
+    )
 
     @field_validator("lanes", "lane_shards", "model_aliases", mode="before")
     @classmethod

@@ -70,6 +70,8 @@ def _page(title: str, lead: str, head: str, rows: list[str]) -> str:
 
 def _default(field: FieldInfo) -> str:
     value: Any = field.default
+    if isinstance(value, bool):
+        value = str(value).lower()
     if isinstance(value, dict):
         value = ",".join(f"{key}={item:g}" for key, item in value.items())
     if isinstance(value, tuple):
