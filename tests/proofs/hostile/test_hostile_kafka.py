@@ -17,9 +17,9 @@ from adapters.memory_runner import MemoryRunner
 from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.consume.consumer import build_consumer
-from tests.conftest import KafkaServer
 from tests.proofs.hostile.raw_kafka import write_header_name
 from tests.support.kafka import kafka_settings
+from tests.support.servers import KafkaServer
 from tests.support.world import card
 
 GOOD = b'{"task_id": "%s", "model_name": "sd-mini", "prompt": "a red circle"}'
