@@ -16,14 +16,12 @@ PROOFS = ("protocol", "crash", "hostile", "soak", "upgrade")
 LONGEST_NAME = 80
 LATER = (
     "tests/tasks/",
-    "tests/adapters/",
     "tests/functions/",
     "tests/runners/",
     "tests/support/",
     "tests/proofs/protocol/",
     "tests/proofs/crash/",
     "tests/proofs/hostile/",
-    "tests/proofs/upgrade/",
 )
 """Folders whose names are still to be shortened and told apart."""
 
