@@ -182,6 +182,13 @@ class Settings(BaseModel):
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
     )
+    not_understood_wait: float = Field(
+        600.0,
+        ge=0,
+        le=604_800,
+        description="Consumer: seconds after its creation during which a task that only a newer version understands is "
+        "left to one; after that it fails.",
+    )
     max_unstored: int = Field(
         32, ge=1, le=10_000, description="Consumer: number of finished tasks not yet stored at which it starts no more."
     )

@@ -73,7 +73,7 @@ async def test_a_knative_event_is_answered_once_its_picture_is_stored(fed: Stack
         assert httpx.post(part.url, content=value, headers=headers, timeout=60).status_code == 204
     found = await stored_outcome(fed, task_id, monkeypatch)
     assert found is not None
-    assert (found.status, found.attempt) == ("completed", 1)
+    assert (found.status, found.tries) == ("completed", 1)
     assert part.terminate(20) == 0
 
 
@@ -101,4 +101,4 @@ async def test_a_lambda_call_ends_its_tasks_and_a_warm_second_one_makes_nothing_
     assert answers == ['{"batchItemFailures": []}'] * 2
     found = await stored_outcome(fed, task_id, monkeypatch)
     assert found is not None
-    assert (found.status, found.attempt) == ("completed", 1)
+    assert (found.status, found.tries) == ("completed", 1)

@@ -43,7 +43,7 @@ def outcome(task_id: str, status: str = "completed", **more: Any) -> Outcome:
         key=f"tasks/{task_id}/1-x-0.png", content_type="image/png", size=9, sha256="", width=64, height=64, seed=3
     )
     images = (image,) if status == "completed" else ()
-    return Outcome(task_id=task_id, at=5.0, status=status, attempt=1, task=task, images=images, **more)
+    return Outcome(task_id=task_id, at=5.0, status=status, tries=1, task=task, images=images, **more)
 
 
 def log(*events: tuple[float, Any], tasks: tuple[str, ...] = (A, B)) -> TopicRecords:
