@@ -29,6 +29,8 @@ _THREADS = 16
 _RETRY_AFTER = 2.0
 _RACES, _RACE_SECONDS = 10, 0.1
 """How often, and after what pause, a write that met another one of the same name is made again."""
+_PROBE_KEY = "system/probe"
+"""Nothing is stored here: that it is missing shows that bucket and credentials work."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _TAKEN = {"PreconditionFailed", "412"}
 _RACING = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -132,6 +134,12 @@ class S3Store:
                         return await self._get(key)
                     await asyncio.sleep(_RACE_SECONDS)
             raise StoreUnavailable(f"Others go on writing {key}.", retry_after=_RETRY_AFTER)
+
+    async def check_reachable(self) -> None:
+        """See ImageStore."""
+        # A GET, because the answer to HEAD has no body and so cannot tell a missing bucket from a missing object.
+        with contextlib.suppress(UnknownImage):
+            await self._get(_PROBE_KEY)
 
     def close(self) -> None:
         """End the threads."""

@@ -17,7 +17,13 @@ from config.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 _RUNNER_ROOMS = ("config", "tasks", "runners")
-_RUNNER_FILES = ("bentos/__init__.py", "bentos/hosting.py", "bentos/runner.py", "requirements/runner.txt")
+_RUNNER_FILES = (
+    "bentos/__init__.py",
+    "bentos/hosting.py",
+    "bentos/runner.py",
+    "bentos/signals.py",
+    "requirements/runner.txt",
+)
 
 
 def model_folders(cache: Path) -> list[str]:

@@ -108,6 +108,10 @@ class ImageStore(Protocol):
         """Write if there is nothing yet; the answer is what stands there."""
         ...
 
+    async def check_reachable(self) -> None:
+        """Return if the store can be reached and its bucket exists. Reads nothing that is secret."""
+        ...
+
 
 class RunnerClient(Protocol):
     """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost."""

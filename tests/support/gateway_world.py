@@ -13,7 +13,7 @@ from adapters.clock import ManualClock, settle
 from adapters.memory_log import MemoryBroker, MemoryLog
 from adapters.memory_store import MemoryStore
 from config.settings import Settings
-from functions.api.gateway import Gateway, build_gateway
+from functions.api.app import GatewayApp, build_gateway
 from tasks.events import EndStatus, Outcome, Progress, Started, StoredImage, TaskFailure
 from tasks.task import Task
 from tests.support.world import card
@@ -24,7 +24,7 @@ BODY: Mapping[str, Any] = {"model_name": "sd-mini", "prompt": "a red circle"}
 
 
 @dataclass
-class World:
+class GatewayWorld:
     """Everything behind the gateways."""
 
     clock: ManualClock = field(default_factory=ManualClock)
@@ -38,7 +38,7 @@ class World:
         self._stack = contextlib.AsyncExitStack()
         self._attempts = itertools.count(1)
 
-    async def gateway(self) -> tuple[httpx.AsyncClient, Gateway]:
+    async def gateway(self) -> tuple[httpx.AsyncClient, GatewayApp]:
         """One more gateway, following the log, and a client of it."""
         gateway = build_gateway(self.settings, task_log=MemoryLog(self.broker), store=self.store, clock=self.clock)
         await self._stack.enter_async_context(gateway.app.router.lifespan_context(gateway.app))
@@ -112,9 +112,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(**settings: object) -> AsyncIterator[World]:
+async def world(**settings: object) -> AsyncIterator[GatewayWorld]:
     """A world with one model, whose gateways are ended at the end."""
-    made = World(settings=SETTINGS.model_copy(update=settings))
+    made = GatewayWorld(settings=SETTINGS.model_copy(update=settings))
     await made.log.append_card(card(aliases=("stable-diffusion-v1-5",)))
     try:
         yield made

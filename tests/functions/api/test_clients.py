@@ -10,8 +10,8 @@ import httpx
 import uvicorn
 
 from bentos.slow_clients import Connection
-from functions.api.gateway import Gateway
-from tests.support.gateway_world import BODY, World, world
+from functions.api.app import GatewayApp
+from tests.support.gateway_world import BODY, GatewayWorld, world
 
 PATIENCE = 1.0
 SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n"
@@ -27,7 +27,7 @@ class Hasty(Connection):
 class Serving:
     """A gateway on a port."""
 
-    def __init__(self, gateway: Gateway, server: uvicorn.Server) -> None:
+    def __init__(self, gateway: GatewayApp, server: uvicorn.Server) -> None:
         """It already listens."""
         self.gateway = gateway
         self.server = server
@@ -60,7 +60,7 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(w: World) -> AsyncIterator[Serving]:
+async def serving(w: GatewayWorld) -> AsyncIterator[Serving]:
     """A gateway of the world behind the server it really has."""
     _, gateway = await w.gateway()
     config = uvicorn.Config(
@@ -170,16 +170,16 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
         _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
         me = never.get_extra_info("sockname")
         never.transport.pause_reading()
-        await until(lambda: s.gateway.follower.waiting == 1)
+        await until(lambda: s.gateway.index.waiting == 1)
         stuck = next(one for one in s.server.server_state.connections if one.transport.get_extra_info("peername") == me)
         most = 0
         async with asyncio.timeout(60):
             while stuck in s.server.server_state.connections:
                 for _ in range(50):
-                    s.gateway.follower._wake(task.task_id)
+                    s.gateway.index._wake(task.task_id)
                     await asyncio.sleep(0)
                 most = max(most, stuck.transport.get_write_buffer_size())
-        await until(lambda: s.gateway.follower.waiting == 0)
+        await until(lambda: s.gateway.index.waiting == 0)
         assert most < 200_000
         never.close()
 
@@ -192,9 +192,9 @@ async def test_a_waiter_whose_client_hangs_up_is_let_go() -> None:
         submit = SUBMIT + b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         for request in (status, submit):
             _, writer = await s.connect(request)
-            await until(lambda: s.gateway.follower.waiting == 1)
+            await until(lambda: s.gateway.index.waiting == 1)
             writer.close()
-            await until(lambda: s.gateway.follower.waiting == 0)
+            await until(lambda: s.gateway.index.waiting == 0)
 
 
 async def test_a_client_that_waits_patiently_is_not_cut_off() -> None:

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from functions.api import keys
-from functions.api.gateway import Gateway
-from functions.api.keys import ApiKey, ApiKeyFile, BadKeys, new_key, read_keys
-from functions.api.openapi import ROUTES
-from tests.support.gateway_world import BODY, World, is_problem, world
+from functions.api.api_keys import ApiKey, ApiKeyFile, BadKeys, new_key, read_keys
+from functions.api.app import GatewayApp
+from functions.api.openapi import OPERATIONS
+from tests.support.gateway_world import BODY, GatewayWorld, is_problem, world
 from tests.support.world import card
 
 _TIMES = itertools.count(1_000_000_000)
@@ -34,9 +34,9 @@ def put(path: Path, *lines: ApiKey | str) -> None:
 class Keyed:
     """A gateway with keys on: alice's is free, bob's is for one lane and one model."""
 
-    world: World
+    world: GatewayWorld
     client: httpx.AsyncClient
-    gateway: Gateway
+    gateway: GatewayApp
     path: Path
     alice: str
     bob: str
@@ -82,7 +82,7 @@ async def test_without_the_setting_nobody_needs_a_key():
 
 async def test_every_route_of_the_api_refuses_whoever_has_no_key(tmp_path: Path):
     async with keyed(tmp_path) as k:
-        for method, path in ROUTES:
+        for method, path in OPERATIONS:
             answer = await k.client.request(method, path.format(task_id="0" * 32))
             told = is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer ")

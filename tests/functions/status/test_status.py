@@ -242,7 +242,7 @@ async def test_a_gateway_that_ends_answers_every_wait():
         client, gateway = await w.gateway()
         waiting = asyncio.ensure_future(client.post("/generate_image", json=BODY, headers={"Prefer": "wait=30"}))
         await _until_waiting(gateway)
-        gateway.follower.stop_waiting()
+        gateway.stop_waiting()
         answer = await asyncio.wait_for(waiting, 5)
         assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
@@ -323,6 +323,6 @@ async def test_the_documentation_needs_nothing_from_elsewhere():
 
 async def _until_waiting(gateway) -> None:
     async with asyncio.timeout(5):
-        while not gateway.follower.waiting:
+        while not gateway.index.waiting:
             await asyncio.sleep(0)
     await settle()

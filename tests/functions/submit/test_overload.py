@@ -9,7 +9,7 @@ import pytest
 
 from adapters.clock import settle
 from adapters.memory_log import MemoryLog
-from functions.api.gateway import build_gateway
+from functions.api.app import build_gateway
 from functions.submit.admission import Limits, refusal
 from tasks.fair_queue import FairQueue, Flow
 from tasks.log import Partition, Records
