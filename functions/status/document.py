@@ -108,9 +108,9 @@ class TaskAcceleration(BaseModel):
 
 
 class TaskStatus(BaseModel):
-    """Where a task stands."""
+    """Where a task stands. Its fields constrain nothing that records do not: any record must have a document."""
 
-    task_id: str = Field(pattern=TASK_ID, description="The task's id: 32 lower-case hex digits.")
+    task_id: str = Field(description="The task's id: 32 lower-case hex digits.", json_schema_extra={"pattern": TASK_ID})
     status: Annotated[str, WithJsonSchema({"type": "string", "enum": _STATUSES})] = Field(
         description="Where the task stands. completed, failed, canceled and expired are final."
     )
@@ -172,13 +172,12 @@ def make_document(
     steps = task.image_params.steps
     images = _images(outcome, links) if outcome else []
     error = TaskError.model_validate(outcome.error.model_dump()) if outcome and outcome.error else None
-    # Built without validation: every value comes from a validated record, and this runs for every answer.
-    return TaskStatus.model_construct(
+    return TaskStatus(
         task_id=task.task_id,
         status=state.status,
         position=position,
         estimated_seconds=None if estimated_seconds is None else round(estimated_seconds, 3),
-        progress=TaskProgress.model_construct(step=steps if state.status == "completed" else state.step, steps=steps),
+        progress=TaskProgress(step=steps if state.status == "completed" else state.step, steps=steps),
         model_name=task.model_name,
         alias=task.alias,
         topic=task.topic,
@@ -198,7 +197,7 @@ def make_document(
 
 def _images(outcome: Outcome, links: Links) -> list[TaskImage]:
     return [
-        TaskImage.model_construct(
+        TaskImage(
             url=links.image(outcome.task_id, index),
             index=index,
             content_type=image.content_type,

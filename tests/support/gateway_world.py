@@ -1,5 +1,6 @@
 """Gateways on twins, through their real ASGI app: one broker, one store, and tasks ended by hand."""
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
@@ -131,3 +132,11 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
     assert told["detail"]
     assert told["type"] == f"/docs/errors#{code}"
     return told
+
+
+async def until_waiting(gateway: GatewayApp) -> None:
+    """Return when a caller waits for a task."""
+    async with asyncio.timeout(5):
+        while not gateway.index.waiting:
+            await asyncio.sleep(0)
+    await settle()

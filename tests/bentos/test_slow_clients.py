@@ -141,7 +141,7 @@ async def test_a_head_larger_than_the_limit_ends_its_connection() -> None:
         await until(lambda: s.connections == 0)
 
 
-async def test_a_client_that_reads_nothing_of_its_picture_is_cut_off_and_one_that_reads_slowly_gets_it_whole() -> None:
+async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it_whole() -> None:
     picture = bytes(range(256)) * 40_000
     async with world() as w, serving(w) as s:
         await s.client.post("/generate_image", json=BODY)
@@ -184,7 +184,7 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
         never.close()
 
 
-async def test_a_waiter_whose_client_hangs_up_is_let_go() -> None:
+async def test_a_wait_ends_when_its_client_hangs_up_and_the_task_stays() -> None:
     async with world() as w, serving(w) as s:
         task_id = (await s.client.post("/generate_image", json=BODY)).json()["task_id"]
         status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: g\r\nPrefer: wait=60\r\n\r\n".encode()
@@ -206,7 +206,7 @@ async def test_a_client_that_waits_patiently_is_not_cut_off() -> None:
         assert (await waiting).json()["status"] == "completed"
 
 
-async def test_one_connection_too_many_is_told_to_come_again() -> None:
+async def test_one_connection_too_many_is_answered_503() -> None:
     async with world() as w, serving(w) as s:
         there = [await s.connect() for _ in range(Hasty.most)]
         await until(lambda: s.connections == Hasty.most)
