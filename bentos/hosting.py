@@ -15,14 +15,14 @@ class HostedApp:
     """The app of this process and its lifespan."""
 
     def __init__(self) -> None:
-        """Nothing made yet."""
+        """No app yet: requests reach BentoML's own routes until `open`."""
         self.app: FastAPI | None = None
         self.leaving = False
         self._leave: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
 
     async def open(self, app: FastAPI) -> None:
-        """Serve this app from now on."""
+        """Start the app's lifespan and serve it from now on."""
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         self.app = app
 

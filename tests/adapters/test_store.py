@@ -79,6 +79,19 @@ async def test_what_was_never_stored_or_was_deleted_is_unknown(
     assert await store.get_outcome(IDS[0]) is None
 
 
+async def test_an_empty_store_is_reachable(store: ImageStore) -> None:
+    await store.check_reachable()
+    with pytest.raises(UnknownImage):
+        await store.get_image("system/probe")
+
+
+async def test_a_store_without_its_bucket_is_not_reachable(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
+    without_bucket = S3Store(_settings(monkeypatch, moto))
+    with pytest.raises(StoreUnavailable):
+        await without_bucket.check_reachable()
+    without_bucket.close()
+
+
 async def test_the_first_outcome_stands_and_whoever_comes_later_is_told_it(
     store: ImageStore,
 ) -> None:
