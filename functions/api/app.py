@@ -14,6 +14,7 @@ from config.settings import Settings
 from functions.api import openapi
 from functions.api.api_keys import ApiKeyFile, BadKeys
 from functions.api.auth import Authenticator
+from functions.api.errors_page import add_errors_page
 from functions.api.face import FaceParts
 from functions.api.gateway import Gateway
 from functions.api.health import Health
@@ -84,6 +85,7 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
         app.mount(path, face_app)
     add_native_face(app, parts)
     openapi.install(app, keys=keys is not None)
+    add_errors_page(app)
     return GatewayApp(app, gateway)
 
 

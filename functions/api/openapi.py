@@ -1,4 +1,4 @@
-"""The OpenAPI document behind /docs and /redoc, and the page of errors.
+"""The OpenAPI document behind /docs and /redoc.
 
 The schemas are those of the models that make the answers, the errors those of tasks/errors.py.
 `tests/functions/api/test_openapi.py` proves that every answer is documented and that every documented answer is given.
@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -246,27 +245,7 @@ def document(*, keys: bool = False) -> dict[str, Any]:
     }
 
 
-def _errors_page() -> str:
-    rows = "".join(
-        f'<tr id="{code}"><td><code>{code}</code></td><td>{error.status}</td><td>{error.title()}</td></tr>'
-        for code, error in sorted(ERRORS.items(), key=lambda item: (item[1].status, item[0]))
-    )
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{TITLE}: errors</title>"
-        "<style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem}"
-        "td,th{padding:.4rem .8rem;text-align:left;vertical-align:top;border-bottom:1px solid #ddd}"
-        "tr:target{background:#ffe9a8}</style>"
-        f"<h1>Errors</h1><table><tr><th>code<th>status<th>meaning</tr>{rows}</table>"
-    )
-
-
 def install(app: FastAPI, *, keys: bool) -> None:
-    """Let the app serve the document and the page of errors."""
+    """Let the app serve the document."""
     schema = document(keys=keys)
-    page = _errors_page()
     app.openapi = lambda: schema  # type: ignore[method-assign]
-
-    async def errors(_: Request) -> HTMLResponse:
-        return HTMLResponse(page)
-
-    app.add_route("/docs/errors", errors, include_in_schema=False)
