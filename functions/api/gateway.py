@@ -6,7 +6,7 @@ from typing import Any
 
 from config.settings import Settings
 from functions.api.caller import Caller
-from functions.status.document import Links, TaskSnapshot, TaskStatus
+from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
 from functions.status.model_list import ModelList, list_models
 from functions.status.status import Status
 from functions.status.task_index import TaskIndex
@@ -23,15 +23,12 @@ class Gateway:
     def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links) -> None:
         """`links`: where clients find what the status document refers to."""
         self.settings = settings
+        self.index: TaskIndex = status.index
+        """All tasks, as this gateway has read them."""
         self._submit = submit
         self._status = status
         self._links = links
         self._submitting: set[asyncio.Task[TaskSnapshot]] = set()
-
-    @property
-    def index(self) -> TaskIndex:
-        """All tasks, as this gateway has read them."""
-        return self._status.index
 
     async def generate(
         self,
@@ -107,8 +104,8 @@ class Gateway:
         return list_models(self.index, caller.usable(self.index.view.cards()))
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:
-        """The status document of the task."""
-        return self._status.document(snapshot, self._links)
+        """The status document of the task, with its place in the queue as it is now."""
+        return make_document(snapshot, self.index.queues, self.index.view.cards(), self._links)
 
 
 def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:

@@ -12,7 +12,7 @@ from functions.api.metrics import GatewayMetrics
 from functions.api.problems import MEDIA_TYPE
 from functions.status.task_index import TaskIndex
 from tasks.errors import StartingUp, StoreUnavailable, TaskError
-from tasks.ports import ImageStore, TaskLog
+from tasks.ports import ImageStore, LogReader
 
 _CHECK_SECONDS = 1.0
 _READY_LAG = 1000
@@ -22,7 +22,7 @@ _READY_LAG = 1000
 class Health:
     """Checks what a gateway needs: the log, the store, and a model."""
 
-    def __init__(self, task_log: TaskLog, store: ImageStore, index: TaskIndex, metrics: GatewayMetrics) -> None:
+    def __init__(self, task_log: LogReader, store: ImageStore, index: TaskIndex, metrics: GatewayMetrics) -> None:
         """Asks log and store at most once a second, however often it is asked itself."""
         self._task_log = task_log
         self._store = store

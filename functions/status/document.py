@@ -1,5 +1,6 @@
 """What is known of one task, and the status document that is made of it: the answer that every face builds on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from adapters.view import TaskView
 from tasks.events import Outcome
+from tasks.queues import Queues
+from tasks.run import RunnerCard
 from tasks.state import TaskState
 from tasks.task import TASK_ID, Task
 
@@ -163,20 +166,19 @@ _NO_TIMINGS = TaskTimings()
 _NO_ACCELERATION = TaskAcceleration()
 
 
-def make_document(
-    snapshot: TaskSnapshot, *, position: int | None, estimated_seconds: float | None, links: Links
-) -> TaskStatus:
-    """The status document of this snapshot. Its place in the queue is not part of a snapshot: it changes with every
-    other task."""
+def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, RunnerCard], links: Links) -> TaskStatus:
+    """The status document of this snapshot. The task's place in the queue is read here and not kept in a snapshot: it
+    changes with every other task."""
     task, state, outcome = snapshot.task, snapshot.state, snapshot.outcome
     steps = task.image_params.steps
+    estimate = queues.estimate(task, state, cards.get(task.model_name))
     images = _images(outcome, links) if outcome else []
     error = TaskError.model_validate(outcome.error.model_dump()) if outcome and outcome.error else None
     return TaskStatus(
         task_id=task.task_id,
         status=state.status,
-        position=position,
-        estimated_seconds=None if estimated_seconds is None else round(estimated_seconds, 3),
+        position=queues.position(task.task_id) if state.status == "queued" else None,
+        estimated_seconds=None if estimate is None else round(estimate, 3),
         progress=TaskProgress(step=steps if state.status == "completed" else state.step, steps=steps),
         model_name=task.model_name,
         alias=task.alias,

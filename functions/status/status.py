@@ -5,11 +5,11 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
+from functions.status.document import TaskSnapshot
 from functions.status.task_index import TaskIndex
 from tasks.errors import AlreadyEnded, UnknownTask
 from tasks.events import CancelRequested
-from tasks.ports import Clock, ImageStore, TaskLog
+from tasks.ports import Clock, ImageStore, TaskWriter
 from tasks.task import TASK_ID
 
 _TASK_ID = re.compile(TASK_ID)
@@ -20,7 +20,7 @@ class Status:
     """The status function. Its three lookups ask the same question at three depths: the view alone, the view and the
     store, and both after the view has read everything that the log holds now."""
 
-    task_log: TaskLog
+    task_log: TaskWriter
     store: ImageStore
     index: TaskIndex
     clock: Clock
@@ -96,13 +96,3 @@ class Status:
         event = CancelRequested(task_id=snapshot.task.task_id, at=self.clock.now())
         await self.task_log.append_event(event, snapshot.partition)
         return snapshot
-
-    def document(self, snapshot: TaskSnapshot, links: Links) -> TaskStatus:
-        """The status document, with the task's place in the queue as it is now."""
-        task, state, queues = snapshot.task, snapshot.state, self.index.queues
-        return make_document(
-            snapshot,
-            position=queues.position(task.task_id) if state.status == "queued" else None,
-            estimated_seconds=queues.estimate(task, state, self.index.view.cards().get(task.model_name)),
-            links=links,
-        )

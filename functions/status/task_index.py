@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager
 from adapters.view import EventChange, TaskChange, View
 from tasks.errors import StartingUp
 from tasks.log import Partition, Records
-from tasks.ports import TaskLog
+from tasks.ports import LogReader
 from tasks.queues import Queues
 
 _CATCH_UP_SECONDS = 4.0
@@ -17,7 +17,7 @@ _CATCH_UP_SECONDS = 4.0
 class TaskIndex:
     """All tasks, as one gateway has read them from the log."""
 
-    def __init__(self, task_log: TaskLog, view: View, queues: Queues) -> None:
+    def __init__(self, task_log: LogReader, view: View, queues: Queues) -> None:
         """Starts with what the view's file holds; `run` follows the log from there."""
         self.view = view
         self.queues = queues

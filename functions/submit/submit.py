@@ -15,7 +15,7 @@ from functions.submit.task_ids import MAX_KEY, TaskIds
 from tasks.accept import accept
 from tasks.errors import IdempotencyKeyReused, InvalidRequest, TaskError
 from tasks.log import Place
-from tasks.ports import Clock, TaskLog
+from tasks.ports import Clock, TaskWriter
 from tasks.task import GenerateRequest, Task, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Submit:
     """The submit function."""
 
     settings: Settings
-    task_log: TaskLog
+    task_log: TaskWriter
     index: TaskIndex
     status: Status
     ids: TaskIds
