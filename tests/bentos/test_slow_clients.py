@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or gone, on real sockets: they hold nothing up, and are not held for ever."""
+"""Clients that are slow, silent or gone, on real sockets: they block nobody, and their connections are closed."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: g\r\nContent-Type: application
 
 
 class Hasty(Connection):
-    """A connection with little patience."""
+    """A connection with short limits."""
 
     patience = PATIENCE
     most = 60
@@ -33,7 +33,7 @@ class Serving:
         self.server = server
         self.port: int = server.servers[0].sockets[0].getsockname()[1]
         self.held: list[Any] = []
-        """A writer nobody holds closes its connection."""
+        """Kept, because a writer that is collected closes its connection."""
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     @property
@@ -48,7 +48,7 @@ class Serving:
         return any(one.transport.get_extra_info("peername") == me for one in there)
 
     async def connect(self, data: bytes = b"") -> tuple[asyncio.StreamReader, Any]:
-        """A client that has sent this, and has little room for what it is sent."""
+        """A client with a small receive buffer that has sent this."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         sock.setblocking(False)
@@ -88,7 +88,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """All that still comes, until the server ends the connection."""
+    """All bytes that arrive until the server closes the connection."""
     try:
         async with asyncio.timeout(30):
             return await reader.read()
@@ -211,9 +211,9 @@ async def test_one_connection_too_many_is_answered_503() -> None:
         there = [await s.connect() for _ in range(Hasty.most)]
         await until(lambda: s.connections == Hasty.most)
         reader, _ = await s.connect()
-        told = await ended(reader)
-        assert b" 503 " in told
-        assert b"Retry-After" in told
+        answer = await ended(reader)
+        assert b" 503 " in answer
+        assert b"Retry-After" in answer
         for _, writer in there:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""API keys: who may see, cancel and ask for what, and that a key never lies anywhere it can be read."""
+"""API keys: what a caller may see, cancel and submit, and that no key is written where it can be read."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ _TIMES = itertools.count(1_000_000_000)
 
 
 def put(path: Path, *lines: ApiKey | str) -> None:
-    """Write the file as somebody would a second later."""
+    """Write the file with a later modification time than before."""
     text = "".join(f"{line if isinstance(line, str) else line.model_dump_json(exclude_none=True)}\n" for line in lines)
     path.write_text(text)
     at = next(_TIMES)
@@ -31,7 +31,7 @@ def put(path: Path, *lines: ApiKey | str) -> None:
 
 @dataclass
 class Keyed:
-    """A gateway with keys on: alice's is free, bob's is for one lane and one model."""
+    """A gateway with keys on: alice's key is unlimited, bob's is for one lane and one model."""
 
     world: GatewayWorld
     client: httpx.AsyncClient
@@ -83,9 +83,9 @@ async def test_every_route_of_the_api_refuses_a_request_without_a_key(tmp_path: 
     async with keyed(tmp_path) as k:
         for method, path in OPERATIONS:
             answer = await k.client.request(method, path.format(task_id="0" * 32))
-            told = is_problem(answer, 401, "unauthorized")
+            problem = is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer ")
-            assert "X-API-Key" in told["detail"]
+            assert "X-API-Key" in problem["detail"]
 
 
 async def test_health_and_documentation_stay_open(tmp_path: Path):
@@ -148,8 +148,8 @@ async def test_a_task_belongs_to_the_user_of_the_key_whatever_else_the_body_says
         assert (await k.post(k.alice, user_id="alice")).status_code == 202
         assert [task.user_id for task in k.world.tasks()] == ["alice", "alice"]
         for claimed in ("bob", "anonymous"):
-            told = is_problem(await k.post(k.alice, user_id=claimed), 403, "not_allowed_by_key")
-            assert (told["field"], told["allowed"]) == ("user_id", ["alice"])
+            problem = is_problem(await k.post(k.alice, user_id=claimed), 403, "not_allowed_by_key")
+            assert (problem["field"], problem["allowed"]) == ("user_id", ["alice"])
         assert len(k.world.tasks()) == 2
 
 
@@ -161,7 +161,7 @@ async def test_another_users_task_is_answered_like_one_that_does_not_exist(tmp_p
         if stage == "running":
             await k.world.run(task, step=3)
         if stage in ("ended", "forgotten"):
-            await k.world.end(task, said=stage == "ended")
+            await k.world.end(task, announced=stage == "ended")
         client = k.client
         if stage == "forgotten":
             for lane in k.world.settings.lane_names:
@@ -192,7 +192,7 @@ async def test_the_owner_of_a_task_cancels_it_and_follows_its_events(tmp_path: P
 async def test_an_outcome_written_before_there_were_owners_belongs_to_no_user(tmp_path: Path):
     async with keyed(tmp_path) as k:
         task_id = (await k.post(k.alice)).json()["task_id"]
-        outcome = await k.world.end(k.world.tasks()[0], said=False)
+        outcome = await k.world.end(k.world.tasks()[0], announced=False)
         name = f"tasks/{task_id}/outcome.json"
         old = json.loads(k.world.store.objects[name])
         del old["task"]["user_id"]
@@ -221,12 +221,12 @@ async def test_the_same_idempotency_key_of_two_users_is_two_tasks(tmp_path: Path
 
 async def test_a_refusal_names_the_lanes_and_models_of_the_key(tmp_path: Path):
     async with keyed(tmp_path) as k:
-        told = is_problem(await k.post(k.bob, topic="online_task"), 403, "not_allowed_by_key")
-        assert (told["field"], told["allowed"]) == ("topic", ["ai_image_gen.batch_task"])
+        problem = is_problem(await k.post(k.bob, topic="online_task"), 403, "not_allowed_by_key")
+        assert (problem["field"], problem["allowed"]) == ("topic", ["ai_image_gen.batch_task"])
         for model in ("other", "nothing"):
-            told = is_problem(await k.post(k.bob, model_name=model), 403, "not_allowed_by_key")
-            assert told["field"] == "model_name"
-            assert told["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
+            problem = is_problem(await k.post(k.bob, model_name=model), 403, "not_allowed_by_key")
+            assert problem["field"] == "model_name"
+            assert problem["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
         assert k.world.tasks() == []
         for body in ({}, {"topic": "batch_task"}, {"model_name": "stable-diffusion-v1-5"}):
             assert (await k.post(k.bob, **body)).status_code == 202
@@ -251,8 +251,8 @@ async def test_a_key_for_a_model_that_is_not_there_yet_learns_of_no_other(tmp_pa
     async with keyed(tmp_path) as k:
         carol, line = new_key("carol", models=["later"])
         put(k.path, line)
-        told = is_problem(await k.post(carol, model_name="later"), 422, "unknown_model")
-        assert told["allowed"] == []
+        problem = is_problem(await k.post(carol, model_name="later"), 422, "unknown_model")
+        assert problem["allowed"] == []
         await k.world.log.append_card(card("later"))
         assert (await k.world.gateway())[0]
         assert (await k.post(carol, model_name="later")).status_code == 202
@@ -297,10 +297,10 @@ async def test_a_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
         for _ in range(3):
             assert (await k.post(k.alice)).status_code == 202
             is_problem(await k.post(carol), 401, "unauthorized")
-        said = [record.getMessage() for record in caplog.records if "keys" in record.getMessage()]
-        assert len(said) == 1
-        assert str(k.path) in said[0]
-        assert carol not in said[0]
+        logged = [record.getMessage() for record in caplog.records if "keys" in record.getMessage()]
+        assert len(logged) == 1
+        assert str(k.path) in logged[0]
+        assert carol not in logged[0]
         put(k.path, line)
         assert (await k.post(carol)).status_code == 202
 
@@ -311,9 +311,9 @@ async def test_the_document_asks_for_a_key_where_one_is_needed(tmp_path: Path):
         schemes = document["components"]["securitySchemes"]
         assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
         for operations in document["paths"].values():
-            for told in operations.values():
-                assert told["security"] == [{"bearer": []}, {"key": []}]
-                assert "unauthorized" in told["responses"]["401"]["description"]
+            for operation in operations.values():
+                assert operation["security"] == [{"bearer": []}, {"key": []}]
+                assert "unauthorized" in operation["responses"]["401"]["description"]
         assert "malformed_body" in document["paths"]["/generate_image"]["post"]["responses"]["400"]["description"]
     async with world() as w:
         document = (await (await w.gateway())[0].get("/openapi.json")).json()

@@ -108,7 +108,7 @@ class Tour:
         if images:
             await self.world.end(task, status, code)
         else:
-            outcome = await self.world.end(task, "canceled", said=False)
+            outcome = await self.world.end(task, "canceled", announced=False)
             await self.world.log.append_event(
                 outcome.model_copy(update={"status": status}), self.world.broker.partition_of(task.model_name)
             )
@@ -118,11 +118,11 @@ class Tour:
     def documented(self) -> set[Answer]:
         """Every answer that the document has."""
         return {
-            (method.upper(), path, status, told)
+            (method.upper(), path, status, detail)
             for path, operations in self.document["paths"].items()
             for method, operation in operations.items()
             for status, response in operation["responses"].items()
-            for told in _details(response)
+            for detail in _details(response)
         }
 
 
@@ -281,7 +281,7 @@ async def test_with_keys_every_answer_is_documented_and_every_documented_one_giv
 
 async def test_every_task_error_and_no_other_is_documented_somewhere():
     async with tour() as t, tour() as other:
-        documented = {told for *_, told in t.documented() | other.documented()} & ERRORS.keys()
+        documented = {detail for *_, detail in t.documented() | other.documented()} & ERRORS.keys()
         routing = {"not_found", "method_not_allowed"}
         with_keys = {"unauthorized", "key_in_url", "not_allowed_by_key"}
         uncounted = {code for code, error in ERRORS.items() if error.retry == "uncounted"}

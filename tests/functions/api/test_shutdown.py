@@ -41,9 +41,9 @@ async def test_event_streams_tell_the_client_to_connect_again_when_the_gateway_e
         listening = asyncio.ensure_future(client.get(f"/events/{task_id}"))
         await settle()
         gateway.stop_waiting()
-        told = (await asyncio.wait_for(listening, 10)).text
-        assert told.startswith("event: status\n")
-        assert told.endswith("\n\nretry: 1000\n: this gateway is about to end; connect again\n\n")
+        text = (await asyncio.wait_for(listening, 10)).text
+        assert text.startswith("event: status\n")
+        assert text.endswith("\n\nretry: 1000\n: this gateway is about to end; connect again\n\n")
 
 
 async def test_a_gateway_that_ends_answers_every_wait():

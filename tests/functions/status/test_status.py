@@ -1,4 +1,4 @@
-"""Reading: status, pictures, cancel, events, waiting, models, and the routes around them."""
+"""Where a task stands, and its cancel."""
 
 import pytest
 
@@ -13,13 +13,17 @@ async def test_the_status_follows_the_task_through_its_life():
         url = (await client.post("/generate_image", json=BODY)).json()["status_url"]
         (task,) = w.tasks()
         await w.run(task, step=3)
-        told = (await client.get(url)).json()
-        assert (told["status"], told["position"], told["progress"]) == ("running", None, {"step": 3, "steps": 10})
+        document = (await client.get(url)).json()
+        assert (document["status"], document["position"], document["progress"]) == (
+            "running",
+            None,
+            {"step": 3, "steps": 10},
+        )
         await w.end(task)
-        told = (await client.get(url)).json()
-        assert (told["status"], told["progress"]["step"]) == ("completed", 10)
-        assert told["image_url"] == f"/get_image/{task.task_id}"
-        assert told["images"][0]["size"] == len(PICTURE)
+        document = (await client.get(url)).json()
+        assert (document["status"], document["progress"]["step"]) == ("completed", 10)
+        assert document["image_url"] == f"/get_image/{task.task_id}"
+        assert document["images"][0]["size"] == len(PICTURE)
 
 
 async def test_a_task_submitted_at_one_gateway_is_known_at_the_other_at_once():
@@ -38,9 +42,9 @@ async def test_a_failed_task_says_why():
         client, _ = await w.gateway()
         url = (await client.post("/generate_image", json=BODY)).json()["status_url"]
         await w.end(w.tasks()[0], "failed", "out_of_memory")
-        told = (await client.get(url)).json()
-        assert told["error"] == {"code": "out_of_memory", "message": "It is out_of_memory."}
-        assert told["error_message"] == "It is out_of_memory."
+        document = (await client.get(url)).json()
+        assert document["error"] == {"code": "out_of_memory", "message": "It is out_of_memory."}
+        assert document["error_message"] == "It is out_of_memory."
 
 
 @pytest.mark.parametrize("path", ["/check_status/{}", "/get_image/{}", "/events/{}"])

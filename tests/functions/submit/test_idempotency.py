@@ -33,7 +33,7 @@ async def test_a_repeated_key_says_how_the_task_ended_after_the_log_has_forgotte
         client, _ = await w.gateway()
         headers = {"Idempotency-Key": "k1"}
         one = (await client.post("/generate_image", json=BODY, headers=headers)).json()
-        await w.end(w.tasks()[0], said=False)
+        await w.end(w.tasks()[0], announced=False)
         for lane in w.settings.lane_names:
             w.broker.topics[lane].clear()
         later, _ = await w.gateway()
@@ -54,6 +54,6 @@ async def test_two_idempotency_keys_in_one_request_are_refused():
     async with world() as w:
         client, _ = await w.gateway()
         lines = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
-        told = is_problem(await client.post("/generate_image", json=BODY, headers=lines), 422, "invalid_request")
-        assert told["field"] == "Idempotency-Key"
+        problem = is_problem(await client.post("/generate_image", json=BODY, headers=lines), 422, "invalid_request")
+        assert problem["field"] == "Idempotency-Key"
         assert w.tasks() == []

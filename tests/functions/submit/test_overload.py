@@ -1,4 +1,4 @@
-"""More is asked than can be done: gateways and consumers on one broker and store, with a limit on what may be queued."""
+"""Overload: gateways and consumers on one broker and store, with limits on what may be queued."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ OF_USER, OF_ALL = 20, 50
 
 
 class LateLog(MemoryLog):
-    """A log whose followers are told nothing new while `late`."""
+    """A log whose followers get no new record while `late`."""
 
     late = False
 
@@ -45,17 +45,17 @@ async def gateway(w: World) -> AsyncIterator[tuple[httpx.AsyncClient, LateLog]]:
 
 
 async def submit(client: httpx.AsyncClient, user: str) -> httpx.Response:
-    """One task of the user."""
+    """The answer to one submit of the user."""
     return await client.post("/generate_image", json={**BODY, "user_id": user})
 
 
 async def burst(client: httpx.AsyncClient, users: list[str]) -> list[httpx.Response]:
-    """One task of each at once; the answers."""
+    """The answers to one submit of each user, all at once."""
     return await asyncio.gather(*(submit(client, user) for user in users))
 
 
 def accepted(answers: list[httpx.Response]) -> int:
-    """How many were."""
+    """How many of them are 202."""
     return sum(answer.status_code == 202 for answer in answers)
 
 
@@ -73,8 +73,8 @@ async def test_a_refusal_names_the_limit_and_when_to_retry_and_others_are_served
     async with world() as w, gateway(w) as (client, _):
         await burst(client, ["flood"] * OF_USER)
         answer = await submit(client, "flood")
-        told = is_problem(answer, 429, "user_queue_full")
-        assert "20 (MAX_QUEUED_TASKS_PER_USER)" in told["detail"]
+        problem = is_problem(answer, 429, "user_queue_full")
+        assert "20 (MAX_QUEUED_TASKS_PER_USER)" in problem["detail"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert (await submit(client, "other")).status_code == 202
 
@@ -107,8 +107,8 @@ async def test_endless_new_users_are_stopped_by_the_limit_for_all() -> None:
         log.late = True
         answers = await burst(client, [f"user-{n}" for n in range(500)])
         assert accepted(answers) == OF_ALL
-        told = is_problem(answers[-1], 429, "queue_full")
-        assert "50 (MAX_QUEUED_TASKS)" in told["detail"]
+        problem = is_problem(answers[-1], 429, "queue_full")
+        assert "50 (MAX_QUEUED_TASKS)" in problem["detail"]
         assert int(answers[-1].headers["retry-after"]) >= 1
         log.late = False
 

@@ -1,4 +1,4 @@
-"""Submitting: what is accepted, what is refused and why, and what an Idempotency-Key promises."""
+"""Submitting: what is accepted, and what is refused with which error."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ async def test_a_prompt_is_answered_with_a_task_that_is_on_its_lane():
     async with world() as w:
         client, _ = await w.gateway()
         answer = await client.post("/generate_image", json=BODY)
-        told = answer.json()
+        document = answer.json()
         assert answer.status_code == 202
-        assert told["status"] == "queued"
-        assert told["position"] == 0
-        assert told["estimated_seconds"] > 0
-        assert answer.headers["location"] == told["status_url"] == f"/check_status/{told['task_id']}"
-        assert {"image_url", "progress", "images", "seed", "timings"} <= told.keys()
+        assert document["status"] == "queued"
+        assert document["position"] == 0
+        assert document["estimated_seconds"] > 0
+        assert answer.headers["location"] == document["status_url"] == f"/check_status/{document['task_id']}"
+        assert {"image_url", "progress", "images", "seed", "timings"} <= document.keys()
         (task,) = w.tasks()
-        assert (task.task_id, task.topic, task.image_params.width) == (told["task_id"], LANE, 64)
+        assert (task.task_id, task.topic, task.image_params.width) == (document["task_id"], LANE, 64)
 
 
 async def test_the_position_counts_the_tasks_before_it():
@@ -35,8 +35,8 @@ async def test_the_position_counts_the_tasks_before_it():
 async def test_a_task_asked_for_by_an_alias_says_which_model_serves_it():
     async with world() as w:
         client, _ = await w.gateway()
-        told = (await client.post("/generate_image", json={**BODY, "model_name": "stable-diffusion-v1-5"})).json()
-        assert (told["model_name"], told["alias"]) == ("sd-mini", "stable-diffusion-v1-5")
+        document = (await client.post("/generate_image", json={**BODY, "model_name": "stable-diffusion-v1-5"})).json()
+        assert (document["model_name"], document["alias"]) == ("sd-mini", "stable-diffusion-v1-5")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ async def test_a_request_the_model_cannot_do_is_refused_and_nothing_is_queued(
 ):
     async with world() as w:
         client, _ = await w.gateway()
-        told = is_problem(await client.post("/generate_image", json={**BODY, **change}), 422, code)
-        assert told["field"] == field
+        problem = is_problem(await client.post("/generate_image", json={**BODY, **change}), 422, code)
+        assert problem["field"] == field
         assert w.tasks() == []
 
 
@@ -81,10 +81,10 @@ async def test_a_negative_prompt_is_refused_where_the_model_takes_none():
 async def test_a_refusal_names_what_would_have_been_accepted():
     async with world() as w:
         client, _ = await w.gateway()
-        told = (await client.post("/generate_image", json={**BODY, "model_name": "x"})).json()
-        assert told["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
-        told = (await client.post("/generate_image", json={**BODY, "image_params": {"format": "gif"}})).json()
-        assert told["allowed"] == ["png", "jpeg", "webp"]
+        document = (await client.post("/generate_image", json={**BODY, "model_name": "x"})).json()
+        assert document["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
+        document = (await client.post("/generate_image", json={**BODY, "image_params": {"format": "gif"}})).json()
+        assert document["allowed"] == ["png", "jpeg", "webp"]
 
 
 async def test_with_the_queue_away_a_submit_says_so_and_works_again_when_it_is_back():
