@@ -78,12 +78,13 @@ def accept(
         created_at=created_at,
         fingerprint=fingerprint or (record.fingerprint if record else None),
         traceparent=record.traceparent if record else None,
+        requires=record.requires if record else (),
         cost=card.cost(params.width, params.height, params.steps, params.num_images),
     )
 
 
 def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
-    """A record that `accept` refused, as a task that can only end: open values stay empty (0)."""
+    """A record that `accept` refused, as a task that this version cannot start: open values stay empty (0)."""
     asked = record.image_params
     return Task(
         task_id=record.task_id,
@@ -104,8 +105,10 @@ def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
         loras=record.loras,
         user_id=record.user_id,
         topic=lane,
+        start_within=record.start_within,
         created_at=created_at,
         fingerprint=record.fingerprint,
+        requires=record.requires,
     )
 
 

@@ -44,7 +44,7 @@ class TaskSnapshot:
     @classmethod
     def from_outcome(cls, outcome: Outcome, partition: int | None = None) -> "TaskSnapshot":
         """The snapshot of an ended task, made of its outcome alone."""
-        state = TaskState(outcome.status, tries=outcome.attempt)
+        state = TaskState(outcome.status, tries=outcome.tries)
         return cls(outcome.task, state, outcome, partition, outcome.at)
 
     @classmethod

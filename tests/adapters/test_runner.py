@@ -11,6 +11,7 @@ from adapters import runner_client
 from adapters.clock import SystemClock
 from adapters.memory_runner import MemoryRunner
 from adapters.runner_client import HttpRunner, runner_session
+from infra.local.ports import free_ports
 from tasks.errors import (
     OutOfMemory,
     RunnerBusy,
@@ -22,7 +23,6 @@ from tasks.errors import (
 from tasks.frames import Frame, encode
 from tasks.ports import RunnerClient
 from tasks.run import RunRequest
-from tests.conftest import free_ports
 from tests.support.world import card
 
 Serve = Callable[[Callable[[web.Request], object]], object]
