@@ -15,10 +15,10 @@ from adapters.kafka_follower import Follower, Listener
 from adapters.kafka_group import GroupReader
 from adapters.kafka_topics import LARGEST, partition_counts
 from config.settings import Settings
+from tasks.capabilities import ServedModel
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Delivery, Partition, Place, Record, Records
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class KafkaLog:
         except (BufferError, KafkaException):
             log.debug("an event was dropped", extra={"task_id": event.task_id})
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         """See TaskLog."""
         await self._append(self._settings.topic("models"), _AUTOMATIC, card.model, card.model_dump_json().encode())
 

@@ -5,11 +5,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from tasks.capabilities import ServedModel
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
 from tasks.ports import Clock
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 EVENTS, CARDS, DEAD_LETTERS = "events", "models", "dead_letter"
@@ -91,7 +91,7 @@ class MemoryLog:
         if not self.broker.down and not self._muted:
             self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         """See TaskLog."""
         self.broker.append(CARDS, 0, card.model, card.model_dump_json().encode(), {})
 

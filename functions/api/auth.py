@@ -8,8 +8,8 @@ from fastapi import Request
 
 from functions.api.keys import PREFIX, ApiKey, ApiKeyFile
 from tasks.accept import find_card, find_lane
+from tasks.capabilities import ServedModel
 from tasks.errors import KeyInUrl, NotAllowedByKey, Unauthorized, UnknownLane, UnknownModel
-from tasks.run import RunnerCard
 from tasks.task import GenerateRequest, Task
 
 
@@ -23,7 +23,7 @@ class Caller:
         """Whether the task is the caller's to see and to cancel."""
         return self.key is None or task.user_id == self.key.user
 
-    def usable(self, cards: Mapping[str, RunnerCard]) -> dict[str, RunnerCard]:
+    def usable(self, cards: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
         """The models the caller may use. A key that names an alias may use the model behind it."""
         allowed = self.key.models if self.key else None
         return {
@@ -32,7 +32,9 @@ class Caller:
             if allowed is None or not {model, *card.aliases}.isdisjoint(allowed)
         }
 
-    def request(self, asked: GenerateRequest, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> GenerateRequest:
+    def request(
+        self, asked: GenerateRequest, cards: Mapping[str, ServedModel], lanes: Sequence[str]
+    ) -> GenerateRequest:
         """The request as the caller may make it: in the key's name, on a lane and a model of the key's.
 
         Raises NotAllowedByKey naming what the key may use.
@@ -48,7 +50,7 @@ class Caller:
             lane = _lane_of(asked.topic, lanes, self.key.lanes)
         return asked.model_copy(update={"user_id": self.key.user, "topic": lane})
 
-    def _check_model(self, name: str, cards: Mapping[str, RunnerCard], allowed: Sequence[str]) -> None:
+    def _check_model(self, name: str, cards: Mapping[str, ServedModel], allowed: Sequence[str]) -> None:
         try:
             find_card(name, self.usable(cards))
         except UnknownModel as error:

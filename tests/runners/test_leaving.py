@@ -15,7 +15,7 @@ import uvicorn
 from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
-from tasks.frames import Decoder, Frame
+from tasks.runner_api import Decoder, Frame
 from tests.runners.test_server import body, until
 
 
@@ -33,7 +33,7 @@ class Served:
 
     def refuses(self) -> bool:
         """Whether all that could bring it a task says so."""
-        asked = (httpx.get(f"{self.url}/card"), httpx.get(f"{self.url}/readyz"))
+        asked = [httpx.get(f"{self.url}{path}") for path in ("/card", "/models", "/readyz")]
         ran = httpx.post(f"{self.url}/run", json=body())
         return all((one.status_code, one.json()["code"]) == (503, "runner_loading") for one in (*asked, ran))
 
@@ -94,4 +94,4 @@ def test_what_does_not_end_within_the_grace_is_given_back(cache: Path) -> None:
                 left = left or runner.leave()
         left.result(30)
         assert [frame.kind for frame in frames[-2:]] == ["error", "end"]
-        assert frames[-2].header["code"] == "runner_loading"
+        assert frames[-2].code == "runner_loading"  # type: ignore[union-attr]

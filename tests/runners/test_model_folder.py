@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runners.model_folder import UnusableModel, inspect
+from runners.families import UnusableModel
+from runners.model_folder import inspect
 
 
 @pytest.fixture

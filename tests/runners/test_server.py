@@ -18,8 +18,8 @@ from PIL import Image
 from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
-from tasks.frames import Decoder, Frame
-from tasks.run import RunnerCard
+from tasks.capabilities import ServedModel
+from tasks.runner_api import Decoder, End, Error, Frame, Step
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -85,16 +85,18 @@ def run(url: str, **more: Any) -> list[Frame]:
         return [frame for data in answer.iter_raw() for frame in decoder.feed(data)]
 
 
-def card(url: str) -> RunnerCard:
-    return RunnerCard.model_validate_json(httpx.get(f"{url}/card").content)
+def card(url: str) -> ServedModel:
+    return ServedModel.model_validate_json(httpx.get(f"{url}/card").content)
 
 
 def test_a_task_is_told_from_accepted_to_end_step_by_step(runner: str) -> None:
     frames = run(runner)
     assert [frame.kind for frame in frames] == ["accepted", "started", *["step"] * 4, "image", "end"]
-    assert [(f.header["step"], f.header["steps"]) for f in frames if f.kind == "step"] == [(n, 4) for n in range(1, 5)]
-    assert frames[-1].header["images"] == 1
-    assert frames[-1].header["seconds_generating"] > 0
+    assert [(f.step, f.steps) for f in frames if isinstance(f, Step)] == [(n, 4) for n in range(1, 5)]
+    end = frames[-1]
+    assert isinstance(end, End)
+    assert end.images == 1
+    assert end.seconds_generating > 0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -160,7 +162,8 @@ def test_a_full_runner_says_so_at_once(runner: str) -> None:
 def test_a_task_that_runs_too_long_ends_with_an_error_frame(runner: str) -> None:
     frames = run(runner, steps=150, max_runtime=0.05)
     assert [frame.kind for frame in frames][-2:] == ["error", "end"]
-    assert frames[-2].header["code"] == "ran_too_long"
+    assert isinstance(frames[-2], Error)
+    assert frames[-2].code == "ran_too_long"
 
 
 def test_previews_come_when_asked_for(runner: str) -> None:
@@ -189,7 +192,7 @@ def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> Non
 
     bench.model.family.predict = short_of_memory  # type: ignore[method-assign]
     ran = [bench.submit(bench.request(seed=seed)) for seed in (1, 2, 3)]
-    assert all([kind for kind, _, _ in one.frames()][-2:] == ["image", "end"] for one in ran)
+    assert all([frame.kind for frame in one.frames()][-2:] == ["image", "end"] for one in ran)
     bench.engine.close(5)
 
 
@@ -210,24 +213,24 @@ def test_a_lora_made_for_another_model_is_not_offered(
 def test_a_quantized_runner_says_so_and_still_draws(cache: Path) -> None:
     from time import monotonic
 
-    from runners.capabilities import warm_up_request
-    from runners.engine import Engine, warm_up
+    from runners.engine import Engine
     from runners.loading import load
+    from runners.warm_up import warm_up, warm_up_request
 
     settings = Settings(runner_device="cpu", acceleration_quantization="int8")  # type: ignore[call-arg]
     model = load(inspect(cache, "flux-mini"), settings)
     assert model.acceleration["quantization"] == "int8"
     engine = Engine(model, monotonic)
-    warm_up(engine, [warm_up_request(model, 2)])
+    warm_up(engine, [warm_up_request(model.facts, 2)])
     engine.close(5)
 
 
 def test_a_runner_that_still_loads_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastapi.testclient import TestClient
 
-    from runners.server import Runner
+    from runners.server import ModelServer
 
-    monkeypatch.setattr(Runner, "start", lambda self, failed: None)
+    monkeypatch.setattr(ModelServer, "start", lambda self, failed: None)
     settings = Settings(model_name="sd-mini", model_cache_dir=cache)  # type: ignore[call-arg]
     with TestClient(build_app(inspect(cache, "sd-mini"), settings)) as client:
         for answer in (client.post("/run", json=body()), client.get("/card"), client.get("/readyz")):

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tasks.run import RunRequest
+from tasks.runner_api import RunRequest
 from tests.support.stack import Part
 from tools.bench.stage import percentile, python, quantiles, row, stack, title
 from tools.bench.stub_runner import MODEL

@@ -19,12 +19,12 @@ from config.settings import Settings
 from functions.consume.attempt import Attempt
 from functions.consume.consumer import Consumer, build_consumer
 from functions.consume.runner_pool import Slot
+from tasks.capabilities import ServedModel
 from tasks.errors import StartedTooLate
 from tasks.events import Outcome
 from tasks.log import Record
 from tasks.ports import Clock, TaskLog
 from tasks.reading import CardRead, TaskRead, Unreadable, read_record
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class PushConsumer:
         self._lanes = lanes
         self._log = log
         self._clock = clock
-        self._cards: dict[str, RunnerCard] = {}
+        self._cards: dict[str, ServedModel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Event()
         self.lanes = lanes

@@ -133,7 +133,7 @@ async def test_a_busy_runner_does_not_cost_a_try():
         # Somebody else's tasks fill the runner beyond what this consumer knows of.
         w.runner._card = card(pixel_budget=64 * 64)
         for one in w.consumers[0].consumer.pool._members.values():
-            one.card = card(pixel_budget=9 * 64 * 64)
+            one.models["sd-mini"] = card(pixel_budget=9 * 64 * 64)
         task = await w.submit()
         await w.clock.advance(5)
         assert w.status(task) is None

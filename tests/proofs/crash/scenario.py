@@ -12,7 +12,7 @@ from adapters.memory_runner import _picture
 from functions.consume.consumer import build_consumer
 from tasks.lease import LEASE_SECONDS
 from tasks.outcome_json import outcome_key
-from tasks.run import RunRequest
+from tasks.runner_api import RunRequest
 from tasks.task import Task
 from tests.proofs.crash.ports import Fate, FatedClock, FatedLog, FatedRunner, FatedStore, Mode, Point
 from tests.proofs.crash.story import CARDS, CARDS_BEFORE, POISON, Expected, MoodyRunner, tell

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import struct
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
 from tasks.errors import ERRORS, RunnerLost
-from tasks.frames import BrokenFrame, Decoder, Frame
-from tasks.run import RunRequest
+from tasks.runner_api import BrokenFrame, Decoder, Frame, Input, RunRequest
 from tests.proofs.hostile import hostile
 from tests.support.world import world
 
@@ -182,7 +181,7 @@ def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
         def __init__(self) -> None:
             self.answer: bytes | None = None
 
-        async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
+        async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
             try:
                 for frame in Decoder().feed(self.answer or b""):
                     yield frame
