@@ -36,6 +36,7 @@ FIELDS = (
     "metadata",
     "preview",
     "max_runtime",
+    "inputs",
     "x",
 )
 seeded = hypothesis.settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
