@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.capabilities import RunnerDescription, ServedModel
 from tasks.runner_api import BrokenFrame, Decoder, End, Frame, Image, Input, Request, Started, Step, encode
 from tests.proofs.upgrade.reading import VERSIONS, sample
 
@@ -79,3 +80,16 @@ def test_the_frames_of_every_version_are_read_and_written_byte_for_byte(version:
     frames = list(Decoder().feed(b"".join(frozen)))
     assert [frame.kind for frame in frames] == ["accepted", "started", "step", "preview", "image", "end"]
     assert list(map(encode, frames)) == frozen
+
+
+def test_a_served_model_has_the_fields_that_older_versions_read():
+    frozen = sample("0.1.0", "card")
+    assert ServedModel.model_validate(frozen).model_dump(mode="json") == frozen
+
+
+def test_a_description_of_a_newer_runner_is_read_as_far_as_it_is_known():
+    served = ServedModel.model_validate(sample("0.1.0", "card"))
+    document = json.loads(RunnerDescription.of_served(served).model_dump_json())
+    document["mood"] = document["status"]["mood"] = document["status"]["models"]["sd-mini"]["mood"] = "good"
+    document["status"]["models"]["not described"] = {"loaded": True, "pixel_budget": 1}
+    assert RunnerDescription.model_validate(document).served() == {"sd-mini": served}
