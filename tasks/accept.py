@@ -46,7 +46,7 @@ def find_card(name: str, cards: Mapping[str, ServedModel]) -> ServedModel:
 
 
 def find_lane(name: str | None, lanes: Sequence[str]) -> str:
-    """The lane's full topic name, from the full or the short one; None: the first. Raises UnknownLane."""
+    """The full topic name of a lane, given its full or short name; None means the first lane. Raises UnknownLane."""
     if name is None:
         return lanes[0]
     for lane in lanes:
@@ -64,9 +64,9 @@ def accept(
     created_at: float,
     fingerprint: str | None = None,
 ) -> Task:
-    """The task this request asks for, every open value filled with the model's default.
+    """The task that this request asks for. The model's default fills every value that the request leaves open.
 
-    Raises the TaskError that says what is not possible, which field says so, and what is allowed.
+    Raises the TaskError for what the model cannot do; it names the field and what is allowed.
     """
     model = find_card(request.model_name, cards)
     lane = find_lane(request.topic, lanes)

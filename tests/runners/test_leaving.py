@@ -1,4 +1,4 @@
-"""A runner that is told to end: it takes nothing more, says so, and finishes what it took."""
+"""A runner that shuts down refuses new tasks at once and finishes the ones it accepted."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ class Served:
         return asyncio.run_coroutine_threadsafe(self.app.state.leave(), self.loop)
 
     def refuses(self) -> bool:
-        """Whether all that could bring it a task says so."""
+        """Whether every address that could bring it a task refuses."""
         asked = [httpx.get(f"{self.url}{path}") for path in ("/card", "/models", "/readyz")]
         ran = httpx.post(f"{self.url}/run", json=body())
         return all((one.status_code, one.json()["code"]) == (503, "runner_loading") for one in (*asked, ran))
@@ -83,7 +83,7 @@ def test_it_refuses_new_tasks_at_once_and_finishes_its_own(cache: Path) -> None:
         assert httpx.get(f"{runner.url}/livez").status_code == 200
 
 
-def test_what_does_not_end_within_the_grace_is_given_back(cache: Path) -> None:
+def test_a_task_that_does_not_end_within_the_grace_fails_as_runner_loading(cache: Path) -> None:
     with served(cache, grace=0.2) as runner:
         decoder, frames = Decoder(), list[Frame]()
         left: Any = None

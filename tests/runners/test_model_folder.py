@@ -1,4 +1,4 @@
-"""A folder that cannot be run is one sentence that names the folder and the file."""
+"""A folder that cannot be used is refused with one sentence that names the folder and the file."""
 
 import shutil
 from pathlib import Path

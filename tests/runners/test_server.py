@@ -1,4 +1,4 @@
-"""A runner as its consumer meets it: real HTTP, real frames."""
+"""A runner over real HTTP, with real frames."""
 
 import json
 import socket
@@ -89,7 +89,7 @@ def card(url: str) -> ServedModel:
     return ServedModel.model_validate_json(httpx.get(f"{url}/card").content)
 
 
-def test_a_task_is_told_from_accepted_to_end_step_by_step(runner: str) -> None:
+def test_a_task_is_reported_from_accepted_to_end_step_by_step(runner: str) -> None:
     frames = run(runner)
     assert [frame.kind for frame in frames] == ["accepted", "started", *["step"] * 4, "image", "end"]
     assert [(f.step, f.steps) for f in frames if isinstance(f, Step)] == [(n, 4) for n in range(1, 5)]
