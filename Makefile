@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.1
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(STAMP) ## start everything on this machine: Kafka, S3, a runner per model, consumer, gateway
+run: $(STAMP) ## start everything on this machine; RUNNERS=flux-1-dev=2: a runner on each of two GPUs
 	@exec $(BIN)/python -m infra.local
 
 test: $(STAMP) ## run the whole suite against a broker and a store of its own

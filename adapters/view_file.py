@@ -1,11 +1,17 @@
 """The file of the view: its tables and their version."""
 
 import sqlite3
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
-VERSION = 1
-"""The version of the tables, stored in the file. Raise it with every change of the tables."""
+from tasks.task import UNDERSTOOD_FIELDS
+
+TABLES = 1
+"""The version of the tables. Raise it with every change of the tables."""
+VERSION = TABLES + 256 * (zlib.crc32(",".join(sorted(UNDERSTOOD_FIELDS)).encode()) & 0x7FFFFF)
+"""The number stored in the file: the version of the tables, and what the writer understood. A file with tasks that its
+writer refused as NotUnderstood is created anew by a version that understands more."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
   task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER,

@@ -1,8 +1,9 @@
-"""Log set-up shared by gateway and consumer: one line a step of a task's life, to a rotating file and to stdout."""
+"""How every part logs: one line for each step of a task, to standard output and to a rotating file."""
 
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -17,31 +18,40 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _one_line(value: object) -> str:
-    """The value as text that can neither end its line nor colour it: some of it was written by strangers."""
+    """The value as text without control characters: clients write some values, and must not forge or colour lines."""
     text = str(value)
     return text if text.isprintable() else repr(text)
 
 
+def _utc(record: logging.LogRecord) -> str:
+    """The record's time in UTC with milliseconds."""
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class TextFormatter(logging.Formatter):
-    """`time level message name=value …`."""
+    """`time level message name=value …`, the time in UTC."""
 
     def __init__(self) -> None:
-        """Times in UTC with milliseconds."""
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+        """Takes nothing."""
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's
+        """The record's time in UTC with milliseconds."""
+        return _utc(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """The line with what was said beside the message."""
+        """The line, followed by the fields given as `extra`."""
         fields = "".join(f" {name}={_one_line(value)}" for name, value in _extra(record).items())
         return super().formatMessage(record) + fields
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, the time in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
         fields = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}",
+            "time": _utc(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -53,7 +63,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(settings: Settings, name: str) -> None:
-    """Send all logs to stdout and to `{LOG_DIR}/ai_image_gen.{name}.log`."""
+    """Send all logs to standard output and to `{LOG_DIR}/ai_image_gen.{name}.log`; LOG_DIR=-: to no file."""
     formatter = JsonFormatter() if settings.log_format == "json" else TextFormatter()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if settings.log_dir != Path("-"):

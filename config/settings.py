@@ -4,17 +4,28 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
-Names = Annotated[tuple[str, ...], NoDecode]
-Pairs = Annotated[dict[str, str], NoDecode]
-Weights = Annotated[dict[str, float], NoDecode]
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 KAFKA_CONFIG_PREFIX = "KAFKA_CONFIG_"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a setting may be, in words, where its type and limits do not say it."""
+
+    words: str
+
+
+Lanes = Annotated[dict[str, float], Allowed("name=weight separated by commas, each weight from 0.001 to 1,000")]
+Shards = Annotated[dict[str, int], Allowed("model=n separated by commas, each n a whole number")]
+Aliases = Annotated[dict[str, str], Allowed("name=model separated by commas")]
+Url = Annotated[str | None, Allowed("an address that begins with http:// or https://")]
+PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https:// and does not end with /")]
 
 
 def _split(value: Any) -> Any:
@@ -26,19 +37,17 @@ def _pairs(value: Any) -> Any:
         return value
     pairs = [part.partition("=") for part in _split(value)]
     if any(not key.strip() or not equals or not item.strip() for key, equals, item in pairs):
-        raise ValueError("must be written as name=value,name=value")
+        raise ValueError("a name or a value is missing")
     return {key.strip(): item.strip() for key, _, item in pairs}
 
 
-class Settings(BaseSettings):
-    """All settings of all parts; each part uses those it needs."""
+class Settings(BaseModel):
+    """All settings of all parts; each part uses those it needs. `load_settings` reads them from the environment."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kafka_bootstrap_servers: str = Field(
-        "127.0.0.1:9092", min_length=1, description="Kafka brokers, host:port separated by commas."
-    )
-    kafka_topic_prefix: str = Field(
+    kafka_bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port separated by commas.")
+    kafka_topic_prefix: Annotated[str, Allowed("1 to 200 of the characters A-Z a-z 0-9 . _ -")] = Field(
         "ai_image_gen",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
         description="Topics are named {prefix}.{lane}, {prefix}.events, {prefix}.models, {prefix}.previews and "
@@ -48,28 +57,31 @@ class Settings(BaseSettings):
         8, ge=1, le=1000, description="Partitions of every lane, of events and of previews, where topics are created."
     )
     kafka_replication: int = Field(1, ge=1, le=9, description="Replication factor, where topics are created.")
-    kafka_group: str = Field("ai_image_gen.consumer", min_length=1, description="The consumers' group.")
+    kafka_group: str = Field("ai_image_gen.consumer", description="The consumers' group.")
     kafka_group_protocol: Literal["consumer", "classic"] = Field(
         "consumer", description="consumer: KIP-848 (brokers from 4.0). classic: older brokers."
     )
     kafka_timeout: float = Field(
         4.0, ge=0.5, le=60, description="Seconds a request waits for Kafka before it answers 503."
     )
-    lanes: Weights = Field(
+    lanes: Lanes = Field(
         {"online_task": 4.0, "batch_task": 1.0},
-        validate_default=True,
         description="Lanes and their weights, name=weight separated by commas; the first is the default. "
         "A lane of weight 4 gets four times the GPU time of one of weight 1 when both are full.",
     )
-    lane_shards: Annotated[dict[str, int], NoDecode] = Field(
+    lane_shards: Shards = Field(
         {},
         description="model=n for a model that outgrows one consumer: its tasks are spread over n record keys.",
     )
 
-    s3_bucket: str = Field("ai-image-gen", min_length=3, max_length=63, description="The bucket of the pictures.")
-    s3_prefix: str = Field("", pattern=r"^([A-Za-z0-9._-]+/)*$", description="Put before every object name.")
+    s3_bucket: Annotated[str, Allowed("a name of 3 to 63 characters")] = Field(
+        "ai-image-gen", min_length=3, max_length=63, description="The bucket of the images."
+    )
+    s3_prefix: Annotated[str, Allowed("path/ of the characters A-Z a-z 0-9 . _ - /, ending with /")] = Field(
+        "", pattern=r"^([A-Za-z0-9._-]+/)*$", description="Put before every object name."
+    )
     s3_timeout: float = Field(4.0, ge=0.5, le=60, description="Seconds to connect to or read from S3.")
-    aws_endpoint_url_s3: str | None = Field(
+    aws_endpoint_url_s3: Url = Field(
         None,
         pattern=r"^https?://",
         description="S3 address; empty: AWS. Credentials, region and profile come by the usual AWS names.",
@@ -77,10 +89,10 @@ class Settings(BaseSettings):
 
     model_cache_dir: Path = Field(Path("model_cache"), description="Folder of model folders in diffusers format.")
     model_name: str = Field("", description="Runner: which folder of MODEL_CACHE_DIR it serves.")
-    model_aliases: Pairs = Field(
-        {}, description="name=model separated by commas: other names a model answers to. Never guessed."
+    model_aliases: Aliases = Field(
+        {}, description="name=model separated by commas: other names a model answers to. No name is guessed."
     )
-    runner_urls: Names = Field(
+    runner_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
@@ -88,11 +100,13 @@ class Settings(BaseSettings):
     runner_pixel_budget: int = Field(
         0,
         ge=0,
-        description="Runner: sum of width x height it makes at once, at least one picture of the model's default size. "
+        description="Runner: sum of width x height it makes at once, at least one image of the model's default size. "
         "0: derived from the device's memory.",
     )
-    runner_device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Runner: auto, cpu, mps, cuda or cuda:N."
+    runner_device: Annotated[str, Allowed("auto, cpu, mps, cuda or cuda:N")] = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Runner: where it computes; auto: a GPU if there is one, else the CPU.",
     )
     runner_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Runner: number format of the weights; auto: by family and device."
@@ -101,17 +115,17 @@ class Settings(BaseSettings):
     acceleration_quantization: Literal["none", "int8", "float8"] = Field(
         "none", description="Runner: weight quantization by optimum-quanto."
     )
-    acceleration_attention: str = Field(
+    acceleration_attention: Annotated[str, Allowed("characters a-z 0-9 _")] = Field(
         "", pattern=r"^[a-z0-9_]*$", description="Runner: attention backend as diffusers names it; empty: its default."
     )
-    runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks get to end on SIGTERM.")
+    runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks have to end after SIGTERM.")
 
-    listen_host: str = Field(
+    listen_host: Annotated[str, Allowed("an IP address")] = Field(
         "127.0.0.1",
         description="IP address each part listens on; 0.0.0.0 (in a container, say): every interface. Only the gateway "
         "asks for keys, so keep consumers and runners on a private network. `make run` moves the gateway alone.",
     )
-    public_url: str = Field(
+    public_url: PublicUrl = Field(
         "",
         pattern=r"^(https?://.*[^/])?$",
         description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
@@ -130,8 +144,8 @@ class Settings(BaseSettings):
         20.0,
         ge=1,
         le=600,
-        description="Gateway: seconds a client has to send a whole request, and to take something of an answer. It is "
-        "cut off after that, or at most as long again later.",
+        description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. It "
+        "is disconnected after that time, at the latest after twice that time.",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -146,11 +160,11 @@ class Settings(BaseSettings):
         5.0,
         ge=0,
         le=600,
-        description="Gateway: seconds it goes on answering after SIGTERM while it says that it is not ready, so that "
-        "load balancers send new requests elsewhere first. Longer than they take to notice.",
+        description="Gateway: seconds it goes on answering after SIGTERM while /readyz says that it ends, so that "
+        "load balancers send new requests elsewhere first. Set it longer than they take to notice.",
     )
     gateway_grace: float = Field(
-        10.0, ge=0, le=3600, description="Gateway: seconds answers under way get to end after that."
+        10.0, ge=0, le=3600, description="Gateway: seconds open answers have to end after that."
     )
     body_limit: int = Field(256 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body, bytes.")
     record_limit: int = Field(64 * 1024, ge=4096, le=1024 * 1024, description="Largest task record, bytes.")
@@ -160,21 +174,30 @@ class Settings(BaseSettings):
         "", description="File of the local view; empty: a temporary file. A gateway with a file resumes from it."
     )
     max_runtime: float = Field(
-        600.0, gt=0, le=86_400, description="Seconds one attempt may run where the task does not say."
+        600.0, gt=0, le=86_400, description="Seconds one attempt may run if the task sets no limit."
     )
     consumer_grace: float = Field(
-        30.0, ge=0, le=3600, description="Consumer: seconds running tasks get to end on SIGTERM."
+        30.0, ge=0, le=3600, description="Consumer: seconds running tasks have to end after SIGTERM."
     )
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
     )
+    not_understood_wait: float = Field(
+        600.0,
+        ge=0,
+        le=604_800,
+        description="Consumer: seconds after its creation during which a task that only a newer version understands is "
+        "left to one; after that it fails.",
+    )
     max_unstored: int = Field(
-        32, ge=1, le=10_000, description="Consumer: finished, not yet stored tasks at which it stops handing out more."
+        32, ge=1, le=10_000, description="Consumer: number of finished tasks not yet stored at which it starts no more."
     )
 
     log_dir: Path = Field(Path("logs"), description="Folder of the rotating log files; `-`: standard output only.")
     log_format: Literal["text", "json"] = Field("text", description="text or json lines.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The lowest level that is logged."
+    )
 
     @field_validator("lanes", "lane_shards", "model_aliases", mode="before")
     @classmethod
@@ -189,18 +212,21 @@ class Settings(BaseSettings):
     @field_validator("listen_host")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        return str(ipaddress.ip_address(value))
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
 
     @field_validator("lanes")
     @classmethod
     def _lanes_are_sound(cls, value: dict[str, float]) -> dict[str, float]:
         if not value:
-            raise ValueError("at least one lane is needed")
+            raise ValueError("there is no lane")
         for lane, weight in value.items():
             if not 0.001 <= weight <= 1000:
-                raise ValueError(f"the weight of {lane} must lie between 0.001 and 1000")
+                raise ValueError(f"the weight of {lane} is {weight:g}")
             if lane in {"events", "models", "previews", "dead_letter"}:
-                raise ValueError(f"{lane} is reserved for a topic of the service, so it cannot be a lane")
+                raise ValueError(f"the service has a topic named {lane} already")
         return value
 
     @property
@@ -219,7 +245,7 @@ class Settings(BaseSettings):
 
 
 def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """librdkafka settings passed through: KAFKA_CONFIG_SASL_MECHANISM=PLAIN gives `sasl.mechanism`."""
+    """The librdkafka settings in the environment: KAFKA_CONFIG_SASL_MECHANISM=PLAIN gives `sasl.mechanism`."""
     return {
         name.removeprefix(KAFKA_CONFIG_PREFIX).lower().replace("_", "."): value
         for name, value in environ.items()
@@ -227,12 +253,42 @@ def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
 
 
-def load_settings() -> Settings:
-    """The settings; a wrong value ends the process with its name, the value and what is allowed."""
+def allowed(field: FieldInfo) -> str:
+    """What the setting may be, in words; empty where it may be anything."""
+    for rule in field.metadata:
+        if isinstance(rule, Allowed):
+            return rule.words
+    if field.annotation is bool:
+        return "true or false"
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(str(value) for value in get_args(field.annotation))
+    if field.annotation not in (int, float):
+        return ""
+    words = {"ge": "from", "gt": "above", "le": "to"}
+    limits = [
+        f"{words[name]} {getattr(rule, name):,}" for name in words for rule in field.metadata if hasattr(rule, name)
+    ]
+    return " ".join(["a whole number" if field.annotation is int else "a number", *limits])
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that the environment names, whatever the case of the names; an empty value counts as not set.
+
+    A wrong value ends the process with a sentence that names the setting, the value and what is allowed.
+    """
+    named = {name.lower(): value for name, value in environ.items() if value}
+    values = {name: named[name] for name in Settings.model_fields if name in named}
     try:
-        return Settings()
+        return Settings.model_validate(values)
     except ValidationError as error:
-        lines = [
-            f"{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}" for problem in error.errors()
-        ]
-        sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+        wrong = {str(problem["loc"][0]): _reason(problem.get("ctx", {})) for problem in error.errors()}
+    lines = [
+        f"{name.upper()}={values[name]!r}: must be {allowed(Settings.model_fields[name])}{reason}."
+        for name, reason in wrong.items()
+    ]
+    sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+
+
+def _reason(context: Mapping[str, Any]) -> str:
+    """What a validator of Settings adds to what is allowed."""
+    return f" ({context['error']})" if "error" in context else ""

@@ -1,1 +1,1 @@
-"""How the service is run: on one machine, in containers, on platforms."""
+"""How the service is run. `local/` runs all of it on one machine; other ways get a folder beside it."""

@@ -92,7 +92,7 @@ def accept(
 
 
 def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
-    """The task of a record that `accept` refused. It can only end, so open values become 0 or empty."""
+    """The task of a record that `accept` refused. This version cannot start it, so open values become 0 or empty."""
     empty = {"width": 0, "height": 0, "steps": 0, "guidance_scale": 0.0, "seed": 0, "scheduler": ""}
     params = ImageParams.model_validate(empty | record.image_params.model_dump(exclude_none=True))
     return Task.model_validate(

@@ -1,18 +1,19 @@
-"""Every error the service can tell a person, once: code, sentence, HTTP status, whether trying again can help.
+"""The catalogue of errors: code, sentence, HTTP status, and whether another attempt can help.
 
-The class docstring is what the user reads (docs/errors.md is generated from it); `detail` says what it was this time.
+The class docstring is the sentence that the user reads, and docs/errors.md is generated from it. `detail` is the
+sentence for one case.
 """
 
 import re
 from typing import ClassVar, Literal
 
 Retry = Literal["never", "later", "uncounted"]
-"""never: the same task would fail again. later: another attempt may succeed. free: nothing was tried, so the
-attempt does not count."""
+"""never: the same task would fail again. later: another attempt may succeed. uncounted: the task is queued again and
+the attempt does not count as a try, because it says nothing about the task."""
 
 
 class TaskError(Exception):
-    """Something went wrong."""
+    """The base of every error that a user may read."""
 
     status: ClassVar[int] = 500
     retry: ClassVar[Retry] = "never"
@@ -292,6 +293,20 @@ class RunnerLoading(TaskError):
     retry = "uncounted"
 
 
+class RunnerUnavailable(TaskError):
+    """The runner could not be reached, so it never accepted the task."""
+
+    status = 503
+    retry = "uncounted"
+
+
+class TakenOver(TaskError):
+    """Another consumer took the task over, so this attempt was stopped."""
+
+    status = 503
+    retry = "uncounted"
+
+
 class RunnerLost(TaskError):
     """The runner stopped answering while it worked on the task."""
 
@@ -326,18 +341,18 @@ class LoraUnusable(TaskError):
 
 
 class WorkerFailed(TaskError):
-    """The service itself made a mistake while working on the task."""
+    """An internal error of the service while it worked on the task."""
 
     status = 500
     retry = "later"
 
 
 def _all(cls: type[TaskError]) -> dict[str, type[TaskError]]:
-    found = {}
+    errors = {}
     for sub in cls.__subclasses__():
-        found[sub.code()] = sub
-        found |= _all(sub)
-    return found
+        errors[sub.code()] = sub
+        errors |= _all(sub)
+    return errors
 
 
 ERRORS: dict[str, type[TaskError]] = _all(TaskError)
@@ -345,7 +360,7 @@ ERRORS: dict[str, type[TaskError]] = _all(TaskError)
 
 
 def from_code(code: str, detail: str) -> TaskError:
-    """The error a runner or an older record named; a code we do not know becomes `generation_failed` and keeps its
-    own code in the sentence."""
-    known = ERRORS.get(code)
-    return known(detail) if known else GenerationFailed(f"{code}: {detail}")
+    """The error that a runner or a record names. A code that this version does not know becomes `generation_failed`,
+    with its own code in the sentence."""
+    error = ERRORS.get(code)
+    return error(detail) if error else GenerationFailed(f"{code}: {detail}")

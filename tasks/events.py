@@ -1,7 +1,7 @@
-"""All that can be said about a task once it is on a lane.
+"""The events of a task: what the owner, and a caller who cancels, write to the log after the task was submitted.
 
-Events of a kind we do not know (a newer version wrote them) are skipped; unknown fields are ignored, and those of an
-outcome kept, because whoever finds it in the store announces it as it stands.
+An event of a kind that only a newer version knows is skipped, and unknown fields are ignored. Unknown fields of an
+outcome are kept: a consumer that finds a stored outcome announces it unchanged, also if a newer version wrote it.
 """
 
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ _KEPT = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""No record may hold a number that a view cannot: it would stop whoever reads it, and the next one too."""
+"""Numbers that SQLite can hold. A larger one in a record would stop every consumer that reads it."""
 
 
 class _Event(BaseModel):
@@ -37,7 +37,7 @@ class _Event(BaseModel):
 
 
 class Started(_Event):
-    """A runner took the task from its owner: attempt n (from 1) runs."""
+    """A runner accepted the task: attempt number `attempt` (from 1) runs under this owner."""
 
     kind: Literal["started"] = "started"
     attempt: Count
@@ -45,7 +45,7 @@ class Started(_Event):
 
 
 class Progress(_Event):
-    """The attempt is alive; `step` of `steps` are done. It is also the lease (see tasks.lease)."""
+    """The attempt is alive and has done `step` of `steps`. Every such event renews the lease (see tasks.lease)."""
 
     kind: Literal["progress"] = "progress"
     attempt: Count
@@ -55,18 +55,18 @@ class Progress(_Event):
 
 
 class Released(_Event):
-    """The attempt is over without an outcome and the task is queued again, not before `delay` seconds have passed."""
+    """The attempt ended without an outcome. The task is queued again and may start after `delay` seconds."""
 
     kind: Literal["released"] = "released"
     attempt: Count
     owner: str
     code: str = ""
     delay: float = Field(default=0.0, ge=0, le=604_800)
-    counts: bool = Field(default=True, description="False: the attempt was given back and does not count.")
+    counts: bool = Field(default=True, description="False: the attempt does not count as a try.")
 
 
 class CancelRequested(_Event):
-    """Somebody wants it gone; the owner decides."""
+    """A caller asks for the task to be canceled; its owner acts on it."""
 
     kind: Literal["cancel_requested"] = "cancel_requested"
 
@@ -106,13 +106,18 @@ class Timings(BaseModel):
 
 
 class Outcome(_Event):
-    """How the task ended. Said once; holds all that a status needs when the log has forgotten the task."""
+    """How the task ended. It holds everything that a status needs once Kafka has deleted the task's records.
 
-    model_config = _KEPT
+    `tries` counts the attempts that count towards the retry limit; on the wire its name is `attempt`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
 
     kind: Literal["outcome"] = "outcome"
     status: AnyEnd
-    attempt: Count = Field(description="How many attempts were really made.")
+    tries: Count = Field(alias="attempt", description="How many attempts count towards the retry limit.")
     task: Task
     images: tuple[StoredImage, ...] = ()
     error: TaskFailure | None = None

@@ -1,9 +1,9 @@
-"""Start-time fair queueing over one model's tasks: whose turn it is, exact position, cancel, in one sorted list.
+"""Start-time fair queueing of one model's tasks: the next task, exact positions and removal, in one sorted list.
 
 A flow is (lane, user). A task that arrives gets `start = max(V, finish[flow])` and moves its flow's finish by
 cost / weight(lane); the task with the smallest (start, sequence) is next and V becomes its start. So a flow gets GPU
-time in proportion to its lane's weight, however many tasks it queues, and an idle flow's first task waits for nobody's
-backlog. (Goyal, Vin, Cheng: Start-time Fair Queueing, SIGCOMM 1996.)
+time in proportion to its lane's weight, however many tasks it queues, and an idle flow's first task does not wait for
+another flow's backlog. (Goyal, Vin, Cheng: Start-time Fair Queueing, SIGCOMM 1996.)
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ _PRUNE_AT = 1024
 
 
 class Flow(NamedTuple):
-    """Who is served in turn: one user's tasks on one lane."""
+    """One user's tasks on one lane: what the queue is fair between."""
 
     lane: str
     user: str
@@ -77,7 +77,7 @@ class FairQueue:
             self._prune()
 
     def restore(self, entry: Entry) -> None:
-        """Put a popped entry back into its old place (its attempt came to nothing)."""
+        """Put an entry back into its old place, because its attempt ended without an outcome."""
         if entry.task_id not in self._entries:
             self._order.add(entry)
             self._entries[entry.task_id] = entry
@@ -97,14 +97,14 @@ class FairQueue:
         return entry
 
     def serve(self, task_id: str) -> Entry | None:
-        """Take this task because it is being served (here or by the owner we follow); virtual time moves on."""
+        """Take this task out because an attempt at it begins, here or at its owner; virtual time moves to its start."""
         entry = self.remove(task_id)
         if entry is not None:
             self._virtual = max(self._virtual, entry.start)
         return entry
 
     def remove(self, task_id: str) -> Entry | None:
-        """Take this task out without serving it (canceled, expired, or its partition went to another owner)."""
+        """Take this task out without serving it: canceled, expired, or its partition was lost."""
         entry = self._entries.pop(task_id, None)
         if entry is not None:
             self._order.remove(entry)
@@ -141,7 +141,7 @@ class FairQueue:
         return self._cost / len(self._entries) if self._entries else 0.0
 
     def _rest(self) -> None:
-        """Nothing is queued: the busy period is over, and with it what each flow had of it (the paper's rule 2b)."""
+        """Nothing is queued: the busy period is over, so no flow owes anything (the paper's rule 2b)."""
         self._virtual = max(self._virtual, self._latest)
         self._finish.clear()
         self._cost = 0.0

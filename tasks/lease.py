@@ -1,20 +1,24 @@
-"""Whose a running task is: its events are its lease, and the one who waits measures with its own clock.
+"""The lease of a running task: how long its owner may be silent before another owner takes the task.
 
-A task that is running under another owner may be taken once none of its events has been read for LEASE_SECONDS.
-An owner that has not managed to write an event for that long must assume the task was taken; it may still finish,
-because the outcome is written only once.
+Every event of a running attempt renews the lease. A consumer that owns the partition and sees the task running
+elsewhere takes it once it has read no event of it for LEASE_SECONDS. It measures with its own monotonic clock from the
+moment it read the event, never with the time inside the event, because clocks of different machines cannot be compared.
+
+An owner that could not write an event for LEASE_SECONDS must assume that the task was taken. It may still finish: the
+outcome is written only once, so at most the work is wasted.
 """
 
 LEASE_SECONDS = 10.0
 PROGRESS_SECONDS = 0.25
-"""At most four progress events a second for one task."""
+"""Least time between two progress events of one task: at most four a second."""
 HEARTBEAT_SECONDS = 2.0
-"""A running task without steps to report (loading, storing) still says it is alive this often."""
+"""An attempt without steps to report (loading, storing) emits a progress event this often."""
 LAST_LOOK_SECONDS = 1.0
-"""For so long before it takes a task the one who waits must have been running: one that was stopped itself reads first
-what was written meanwhile."""
+"""After a lease expires, wait this long and read the log before taking the task: if this process was itself frozen,
+newer events may be waiting to be read. The last second of the lease is this wait."""
 
 
 def lease_ends(last_event_read: float) -> float:
-    """When, on the reader's own monotonic clock, a task whose last event was read then is free to be taken."""
+    """The time at which a running task may be taken, given when its last event was read; both on the reader's own
+    monotonic clock, in seconds."""
     return last_event_read + LEASE_SECONDS

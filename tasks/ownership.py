@@ -1,66 +1,66 @@
-"""What the owner of a partition does about a task: decided from what the log says of it and what the owner runs itself.
+"""What the owner of a partition does about a task, decided from the task's state and from the attempt that runs here.
 
-The decision looks at the task's state alone, never at the event that led to it: a late, repeated or lost event is made
-good by the next look.
+The decision depends on the state alone, never on the event that led to it. So a late, repeated or lost event does no
+lasting harm: the next event of the task leads to the right decision.
 """
 
 from dataclasses import dataclass, replace
 
-from tasks.errors import Canceled, RunnerBusy, TaskError
+from tasks.errors import Canceled, TakenOver, TaskError
 from tasks.events import Event, Released
 from tasks.state import TaskState
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """It has its outcome: nothing more to do, and its record counts as done."""
+    """The task has its outcome: its record is done and its offset may be committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """It runs here, as it should."""
+    """The attempt that runs here goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """It runs here and should not: end the attempt with this error."""
+    """The attempt that runs here must stop with this error."""
 
     error: TaskError
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Nobody runs it and nobody should: it ends with this error."""
+    """No attempt runs and none should start: the task ends with this error."""
 
     error: TaskError
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """It is queued: start it when its turn comes, not before `delay` seconds."""
+    """The task is queued and may start after `delay` seconds."""
 
     delay: float
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """It runs elsewhere: look again once its lease has lapsed (`tasks.lease`)."""
+    """An attempt runs at another owner: decide again when its lease has expired (`tasks.lease`)."""
 
 
 Action = Close | Keep | Stop | End | Offer | Watch
 
 
 def next_action(state: TaskState, mine: int | None, me: str) -> Action:
-    """What owner `me` does about a task in this state; `mine` is the number of the attempt it has under way."""
+    """What owner `me` does about a task in this state. `mine` is the number of the attempt that runs here, or None."""
     if state.ended:
         return Close()
     if mine is not None:
         if state.cancel_requested:
             return Stop(Canceled())
         if state.attempt >= mine and state.owner not in ("", me):
-            # What we still make of it would be thrown away, and how it ends is not ours to say. An error that costs no
-            # try only releases it; a release of an attempt that is past moves nothing.
-            return Stop(RunnerBusy("Another owner took the task over."))
+            # Another owner runs this attempt number or a newer one, so our result would be discarded. TakenOver does
+            # not count as a try, and our Released event is ignored because it names an old attempt.
+            return Stop(TakenOver())
         return Keep()
     if state.status == "running":
         return Watch()
@@ -70,22 +70,24 @@ def next_action(state: TaskState, mine: int | None, me: str) -> Action:
 
 
 def needs_review(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
-    """Whether reading this event is a reason to ask `due`: it moved the task, or it is a sign of life of a running one,
-    or our own word that an attempt is over (which moves nothing where nobody heard of its start)."""
+    """Whether the owner must decide again after it read this event. True if the event changed the state, if the task is
+    running (its lease must be renewed), or if it is our own Released event, which may not change the state when Started
+    was lost."""
     return after != before or after.status == "running" or (isinstance(event, Released) and event.owner == me)
 
 
 def after_lease(state: TaskState) -> TaskState:
-    """The state to go by once the lease has lapsed or the delay is over: it is anybody's, which means ours."""
+    """The state to decide by once the lease has expired or the delay is over: the task counts as queued."""
     return state if state.ended else replace(state, status="queued", owner="", delay=0.0)
 
 
 def may_have_ended(state: TaskState) -> bool:
-    """Whether an earlier attempt may have written an outcome that nobody announced: look before making it again."""
+    """Whether an earlier attempt may have written an outcome without announcing it. If so, read the store before
+    starting another attempt."""
     return state.attempt > 0
 
 
 def may_begin(state: TaskState | None, number: int) -> bool:
-    """Whether attempt `number` may still begin, now that the store was asked: the task is still ours to know (None: it
-    is not, its partition went) and no other attempt began meanwhile."""
+    """Whether attempt `number` may still begin after the store was read. `state` is None when the task's partition is
+    no longer owned here. False also if the task ended or another attempt began meanwhile."""
     return state is not None and not state.ended and state.attempt < number

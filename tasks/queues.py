@@ -1,4 +1,4 @@
-"""Every model's fair queue, fed by what happens to tasks: the owner decides by it, gateways tell positions by it."""
+"""The fair queue of every model. A consumer starts tasks in its order; a gateway computes positions from it."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,12 +13,12 @@ from tasks.task import Task
 
 
 @dataclass(slots=True)
-class _Known:
+class _Unfinished:
     model: str
     partition: Partition
     created_at: float
     entry: Entry | None = None
-    """Its place, while it is being served."""
+    """Its place in the queue, kept while an attempt runs."""
 
 
 class Load(NamedTuple):
@@ -35,37 +35,51 @@ class Queues:
         """Weights by lane, as the fair queue takes them."""
         self._weights = weights
         self._queues: dict[str, FairQueue] = {}
-        self._known: dict[str, _Known] = {}
+        self._unfinished: dict[str, _Unfinished] = {}
         self._expected: dict[str, str] = {}
         self._expected_of: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many unfinished tasks there are, running ones included."""
-        return len(self._known)
+        return len(self._unfinished)
+
+    def __contains__(self, task_id: str) -> bool:
+        """Whether the task is unfinished and has a place, queued or running."""
+        return task_id in self._unfinished
 
     def add(self, task: Task, partition: Partition, state: TaskState) -> None:
-        """A task became known: it takes its place, and leaves it again if it is already being served."""
+        """Add a task in this state: it gets its place in the queue, and leaves it at once if it already runs."""
         self.unexpect(task.task_id)
-        if state.ended or task.task_id in self._known:
+        if state.ended or task.task_id in self._unfinished:
             return
-        self._known[task.task_id] = _Known(task.model_name, partition, task.created_at)
+        self._unfinished[task.task_id] = _Unfinished(task.model_name, partition, task.created_at)
         self.queue(task.model_name).push(task.task_id, Flow(task.topic, task.user_id), task.cost)
         self.move(task.task_id, state)
 
     def move(self, task_id: str, state: TaskState) -> None:
-        """The task's state changed: served, given back into its old place, or ended."""
-        known = self._known.get(task_id)
-        if known is None:
-            return
-        queue = self.queue(known.model)
+        """Follow the task's state: `remove`, `serve` or `restore` it. A task that was never added is ignored."""
         if state.ended:
-            queue.remove(task_id)
-            del self._known[task_id]
+            self.remove(task_id)
         elif state.status == "running":
-            known.entry = queue.serve(task_id) or known.entry
-        elif known.entry is not None:
-            queue.restore(known.entry)
-            known.entry = None
+            self.serve(task_id)
+        else:
+            self.restore(task_id)
+
+    def serve(self, task_id: str) -> None:
+        """An attempt at the task begins: it leaves the queue and keeps its place for a `restore`."""
+        if task := self._unfinished.get(task_id):
+            task.entry = self.queue(task.model).serve(task_id) or task.entry
+
+    def restore(self, task_id: str) -> None:
+        """The attempt ended without an outcome: the task returns to its old place in the queue."""
+        if (task := self._unfinished.get(task_id)) and task.entry is not None:
+            self.queue(task.model).restore(task.entry)
+            task.entry = None
+
+    def remove(self, task_id: str) -> None:
+        """The task ended: it leaves the queue for good."""
+        if task := self._unfinished.pop(task_id, None):
+            self.queue(task.model).remove(task_id)
 
     def queue(self, model: str) -> FairQueue:
         """The model's queue."""
@@ -74,8 +88,8 @@ class Queues:
         return self._queues[model]
 
     def expect(self, task: Task) -> None:
-        """A task is about to be appended: it counts as queued from now on, until it is added or `unexpect`ed."""
-        if task.task_id not in self._known and task.task_id not in self._expected:
+        """A task is about to be appended: it counts in `load` from now on, until it is added or `unexpect`ed."""
+        if task.task_id not in self._unfinished and task.task_id not in self._expected:
             self._expected[task.task_id] = task.user_id
             self._expected_of[task.user_id] += 1
 
@@ -101,7 +115,7 @@ class Queues:
 
     def position(self, task_id: str) -> int | None:
         """How many queued tasks of the model are served before it; None when it is not queued."""
-        known = self._known.get(task_id)
+        known = self._unfinished.get(task_id)
         return None if known is None else self.queue(known.model).position(task_id)
 
     def estimate(self, task: Task, state: TaskState, card: ServedModel | None) -> float | None:
@@ -114,10 +128,10 @@ class Queues:
         return state.delay + ahead / max(1, card.runners) + task.cost
 
     def forget(self, partitions: Collection[Partition]) -> list[str]:
-        """Drop the tasks of these partitions; their ids."""
-        gone = [task_id for task_id, known in self._known.items() if known.partition in partitions]
+        """Drop the tasks of these partitions and return their ids."""
+        gone = [task_id for task_id, known in self._unfinished.items() if known.partition in partitions]
         for task_id in gone:
-            self.queue(self._known.pop(task_id).model).remove(task_id)
+            self.queue(self._unfinished.pop(task_id).model).remove(task_id)
         return gone
 
     def depths(self, now: Callable[[], float]) -> Iterator[tuple[str, str, int, float]]:
@@ -126,6 +140,6 @@ class Queues:
             lanes: dict[str, tuple[int, float]] = {}
             for entry in queue:
                 count, oldest = lanes.get(entry.flow.lane, (0, now()))
-                lanes[entry.flow.lane] = (count + 1, min(oldest, self._known[entry.task_id].created_at))
+                lanes[entry.flow.lane] = (count + 1, min(oldest, self._unfinished[entry.task_id].created_at))
             for lane, (count, oldest) in lanes.items():
                 yield model, lane, count, max(0.0, now() - oldest)

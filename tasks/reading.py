@@ -93,6 +93,11 @@ def _read_task(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence
             lanes=lanes,
             created_at=created_at,
         )
+    except NotUnderstood as error:
+        # How long it is left to a newer version counts from then, so a time that its writer put in the future must not
+        # hold it here for ever.
+        task = unaccepted(parsed, record.place.topic, min(created_at, record.timestamp))
+        return TaskRead(task, record.place, error)
     except TaskError as error:
         return TaskRead(unaccepted(parsed, record.place.topic, created_at), record.place, error)
     return TaskRead(task, record.place, None)

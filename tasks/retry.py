@@ -1,4 +1,4 @@
-"""`decide`: what follows an attempt that failed."""
+"""`decide`: whether a failed attempt is followed by another one."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,14 @@ from tasks.errors import TaskError
 
 MAX_TRIES = 3
 BACKOFF_SECONDS = (1.0, 5.0)
-"""Wait before the second and the third try."""
+"""Seconds before the second and the third try."""
 UNCOUNTED_DELAY_SECONDS = 0.25
+"""Seconds before the next attempt when the last one does not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Queue it again, not before `delay` seconds; `counts` is False when nothing was really tried."""
+    """Queue the task again; it may start after `delay` seconds. `counts`: the attempt counts as a try."""
 
     delay: float
     counts: bool = True
@@ -20,13 +21,13 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It ends here, with this error."""
+    """The task ends with this error."""
 
     error: TaskError
 
 
 def decide(error: TaskError, tries: int) -> RetryLater | Fail:
-    """What to do after try number `tries` (from 1) ended with `error`."""
+    """What follows when try number `tries` (from 1) ended with `error`."""
     match error.retry:
         case "uncounted":
             return RetryLater(UNCOUNTED_DELAY_SECONDS, counts=False)

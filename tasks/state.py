@@ -11,7 +11,8 @@ ENDED: frozenset[str] = frozenset(get_args(EndStatus))
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """What the events so far say. `attempt` is the last one started, `tries` how many of them counted."""
+    """What the events so far say. `attempt` is the number of the last attempt that started, `tries` how many attempts
+    count towards the retry limit, `owner` the consumer that runs it, `delay` seconds to wait before the next start."""
 
     status: str = "queued"
     attempt: int = 0
@@ -24,18 +25,18 @@ class TaskState:
 
     @property
     def ended(self) -> bool:
-        """True when nothing moves the task any more."""
+        """True when the task has its outcome; no later event changes it."""
         return self.status not in OPEN
 
 
 def apply(state: TaskState, event: Event) -> TaskState:
-    """The state after the event. Duplicates and late events change nothing: an ended task never moves, an attempt
-    never goes back, a step never decreases."""
+    """The state after the event. Repeated and late events change nothing: an ended task never changes, the attempt
+    number and the step never decrease."""
     if state.ended:
         return state
     match event:
         case Outcome():
-            return replace(state, status=event.status, tries=max(state.tries, event.attempt), owner="", delay=0.0)
+            return replace(state, status=event.status, tries=max(state.tries, event.tries), owner="", delay=0.0)
         case CancelRequested():
             return replace(state, cancel_requested=True)
         case Started() | Progress() | Released() if event.attempt > state.attempt:
@@ -49,7 +50,7 @@ def apply(state: TaskState, event: Event) -> TaskState:
                 steps=0,
                 delay=0.0,
             )
-            # Its start may have been lost: what else is said of an attempt says that it began.
+            # Started may have been lost: any other event of the attempt shows that it began.
             return began if isinstance(event, Started) else apply(began, event)
         case Progress() if _is_current(state, event):
             return replace(state, step=max(state.step, event.step), steps=event.steps)

@@ -1,13 +1,13 @@
-"""The low watermark of one lane partition: everything below it has an outcome, so it may be committed."""
+"""The low watermark of one lane partition: the offset below which every record is done, so it may be committed."""
 
 from sortedcontainers import SortedSet
 
 
 class Watermark:
-    """Offsets of the records read and not yet done with. The watermark never goes back."""
+    """The offsets of records that were read and are not done. The watermark never decreases."""
 
     def __init__(self) -> None:
-        """Nothing read yet."""
+        """No record read yet."""
         self._open: SortedSet = SortedSet()
         self._next = 0
 
@@ -18,10 +18,10 @@ class Watermark:
             self._open.add(offset)
 
     def closed(self, offset: int) -> None:
-        """The record needs nothing more: its task has an outcome, or it went to the dead letters."""
+        """The record is done: its task has an outcome, or the record is with the dead letters."""
         self._open.discard(offset)
 
     @property
     def value(self) -> int:
-        """The offset to commit: of the oldest open record, else of the next one to come."""
+        """The offset to commit: that of the oldest record that is not done, else one past the last record read."""
         return self._open[0] if self._open else self._next

@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from config.settings import KAFKA_CONFIG_PREFIX, Settings
+from config.settings import KAFKA_CONFIG_PREFIX, Settings, allowed
+from infra.local.placement import FORM
+from infra.local.ports import PORTS
 from tasks.errors import ERRORS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
+_SETTINGS_HEAD = "| name | default | allowed | meaning |\n| --- | --- | --- | --- |"
+_MAKE_RUN_LEAD = "`make run` alone reads these, from the environment or as `make run RUNNERS=flux-1-dev=2`."
+_RUNNERS = (
+    "How many runners a model gets, each on a GPU of its own, in the order written. CUDA_VISIBLE_DEVICES limits which "
+    "GPUs are used. A model that is not named gets one runner; without a GPU all use the CPU."
+)
 _RETRY = {"never": "no", "later": "as another attempt", "uncounted": "without counting"}
 
 
@@ -31,7 +39,7 @@ def errors_page() -> str:
 def settings_page() -> str:
     """Every setting in the order of the code."""
     rows = [
-        f"| `{name.upper()}` | {_default(field)} | {_allowed(field)} | {field.description} |"
+        f"| `{name.upper()}` | {_default(field)} | {allowed(field)} | {field.description} |"
         for name, field in Settings.model_fields.items()
     ]
     return _page(
@@ -39,9 +47,17 @@ def settings_page() -> str:
         "All settings are environment variables; a wrong value ends the start with its name, the value and what is "
         f"allowed. `{KAFKA_CONFIG_PREFIX}*` passes any other setting to librdkafka: "
         f"`{KAFKA_CONFIG_PREFIX}SASL_MECHANISM=PLAIN` is its `sasl.mechanism`.",
-        "| name | default | allowed | meaning |\n| --- | --- | --- | --- |",
-        rows,
+        _SETTINGS_HEAD,
+        [*rows, "", "## Settings of `make run`", "", _MAKE_RUN_LEAD, "", _SETTINGS_HEAD, *_make_run_rows()],
     )
+
+
+def _make_run_rows() -> list[str]:
+    return [
+        f"| `RUNNERS` |  | {FORM} | {_RUNNERS} |",
+        "| `LOCAL_DIR` | `.local` |  | Folder of Kafka's logs, the images and what the parts keep. |",
+        *(f"| `{name}` | `{number}` | a port | Port of {what}. |" for name, (number, what) in PORTS.items()),
+    ]
 
 
 PAGES: Mapping[str, Callable[[], str]] = {"errors.md": errors_page, "settings.md": settings_page}
@@ -54,30 +70,13 @@ def _page(title: str, lead: str, head: str, rows: list[str]) -> str:
 
 def _default(field: FieldInfo) -> str:
     value: Any = field.default
+    if isinstance(value, bool):
+        value = str(value).lower()
     if isinstance(value, dict):
         value = ",".join(f"{key}={item:g}" for key, item in value.items())
     if isinstance(value, tuple):
         value = ",".join(value)
     return "" if value in (None, "") else f"`{value}`"
-
-
-def _allowed(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
-    if field.annotation is bool:
-        return "`true`, `false`"
-    rules = {
-        name: getattr(rule, name)
-        for rule in field.metadata
-        for name in ("ge", "gt", "le", "pattern")
-        if getattr(rule, name, None) is not None
-    }
-    if "pattern" in rules:
-        return f"`{rules['pattern']}`".replace("|", "\\|")
-    parts = [
-        f"{word} {rules[name]:,}" for name, word in (("ge", "from"), ("gt", "above"), ("le", "to")) if name in rules
-    ]
-    return " ".join(parts)
 
 
 def main() -> None:

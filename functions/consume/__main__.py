@@ -1,9 +1,8 @@
-"""The long-running worker: `python -m functions.consume`."""
+"""The long-running worker: `python -m functions.consume`. Settings, signals, HTTP site; the rest is consumer.py."""
 
 import asyncio
 import logging
 import signal
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,63 +16,45 @@ from config.settings import Settings, load_settings
 from functions.consume.consumer import Consumer, build_consumer
 from tasks.errors import StoreUnavailable
 
-log = logging.getLogger("consumer")
-
-_PRUNE_SECONDS = 600.0
-_KEEP_SECONDS = 3600.0
-"""How long the view remembers an ended task, against its record being read again."""
+logger = logging.getLogger("consumer")
 
 
 async def serve(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then end in order: take nothing more and leave what is queued to others, let
-    running tasks end, say goodbye. A second signal cuts the running tasks short."""
-    clock = SystemClock()
-    kafka = KafkaLog(settings)
+    """Work until SIGTERM or SIGINT, then shut down in order: start no task, leave the group, give running attempts
+    CONSUMER_GRACE seconds to end, hand back the rest. A second signal cuts the grace short."""
     store = S3Store(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     async with runner_session() as session:
         consumer = build_consumer(
             settings,
-            log=kafka,
+            task_log=KafkaLog(settings),
             store=store,
-            clock=clock,
+            clock=SystemClock(),
             addresses=lambda: resolve(settings.runner_urls),
             connect=lambda url: HttpRunner(url, session),
         )
-
-        def signaled() -> None:
-            if stop.is_set():
-                consumer.dispatcher.hurry()
-            stop.set()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signaled)
-        site = await _site(consumer, settings, stop)
-        stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-        checked: asyncio.Future[Any] = asyncio.ensure_future(_check(store))
-        await asyncio.wait([stopped, checked], return_when=asyncio.FIRST_COMPLETED)
-        work: list[asyncio.Future[Any]] = []
+            asyncio.get_running_loop().add_signal_handler(number, consumer.stop)
+        site = await _site(consumer, settings)
+        try:
+            await _store_answers(store, consumer)
+            await consumer.run()
+        finally:
+            await site.cleanup()
+            store.close()
+    logger.info("stopped")
+
+
+async def _store_answers(store: S3Store, consumer: Consumer) -> None:
+    """Return once the store answers or the consumer is stopped."""
+    checked = asyncio.ensure_future(_check(store))
+    stopped = asyncio.ensure_future(consumer.stop_requested.wait())
+    try:
+        await asyncio.wait((checked, stopped), return_when=asyncio.FIRST_COMPLETED)
         if checked.done():
             checked.result()
-            lasting = (consumer.dispatcher.run(), consumer.pool.watch(), _prune(consumer, clock))
-            work = [asyncio.ensure_future(one) for one in lasting]
-            await asyncio.wait((stopped, *work), return_when=asyncio.FIRST_COMPLETED)
-        log.info("stopping")
-        consumer.dispatcher.take_no_more()
-        ended = [part for part in work if part.done()]
-        for part in work:
-            part.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
-        await consumer.dispatcher.stop(settings.consumer_grace)
-        await kafka.close()
-        await site.cleanup()
-        store.close()
+    finally:
         checked.cancel()
         stopped.cancel()
-        for part in ended:
-            part.result()
-    log.info("stopped")
 
 
 async def _check(store: S3Store) -> None:
@@ -84,26 +65,20 @@ async def _check(store: S3Store) -> None:
             await asyncio.sleep(1)
 
 
-async def _prune(consumer: Consumer, clock: SystemClock) -> None:
-    while True:
-        await clock.sleep(_PRUNE_SECONDS)
-        consumer.view.prune(clock.now() - _KEEP_SECONDS)
-
-
-async def _site(consumer: Consumer, settings: Settings, stop: asyncio.Event) -> web.AppRunner:
+async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def ready(_: web.Request) -> web.Response:
-        if stop.is_set():
+        if consumer.stop_requested.is_set():
             return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
-        missing = [] if consumer.dispatcher.ready else ["partitions of the queue"]
+        missing = [] if consumer.dispatcher.partitions.ready else ["partitions of the queue"]
         if not any(card.runners for card in consumer.pool.cards().values()):
             missing.append("a runner")
         return web.json_response({"missing": missing}, status=503 if missing else 200)
 
     async def metrics(_: web.Request) -> web.Response:
-        consumer.dispatcher.measure()
+        consumer.measure()
         return web.Response(
             body=generate_latest(consumer.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
@@ -120,7 +95,8 @@ def main() -> None:
     """Read the settings and work."""
     settings = load_settings()
     configure_logging(settings, "consumer_worker")
-    log.info("consumer starts: kafka %s, lanes %s", settings.kafka_bootstrap_servers, ", ".join(settings.lane_names))
+    lanes = ", ".join(settings.lane_names)
+    logger.info("consumer starts: kafka %s, lanes %s", settings.kafka_bootstrap_servers, lanes)
     asyncio.run(serve(settings))
 
 

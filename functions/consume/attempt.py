@@ -1,9 +1,9 @@
-"""One attempt at one task: how far it is, and what is said of it."""
+"""One attempt at one task: which task and number, how far it is, and why it must stop."""
 
 import asyncio
 from dataclasses import dataclass, field
 
-from tasks.errors import RunnerBusy, TaskError
+from tasks.errors import TakenOver, TaskError
 from tasks.events import Progress, Released, Started, Timings
 from tasks.log import Partition
 from tasks.ownership import Action, Close, Stop
@@ -13,52 +13,66 @@ from tasks.task import DrawingFields, Task, shared_fields
 
 @dataclass(eq=False)
 class Attempt:
-    """`number` counts every start of the task, `tries` only those that cost it one; `step` of `steps` are done."""
+    """`number` counts every attempt at the task from 1; `tries` counts those that count towards the retry limit,
+    including this one. The fields are in groups by the file that writes them."""
 
     task: Task
     partition: Partition
     number: int
     tries: int
     queued_seconds: float
+    check_store_first: bool = False
+    """An earlier attempt may have written an outcome, so the store is read before this one begins."""
+
+    release_seen: bool = False
+    """Written by attempts.py. We have read our own Released event (or decided not to start), so the task may be queued
+    again."""
+    orphaned: bool = False
+    """Written by attempts.py. Its partition was lost or this process shuts down; its events are read all the same."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by attempts.py when nothing of the attempt runs any more."""
+
+    accepted: bool = False
+    """Written by handler.py, as all below. A runner sent its first frame. Until then no event of the attempt is emitted
+    and it does not count as a try."""
+    generating: "asyncio.Future[None] | None" = None
+    """The reading of the runner's frames, while it goes on."""
     step: int = 0
     steps: int = 0
-    accepted: bool = False
-    """A runner took it. Before that nobody need hear of it, and should it come to nothing, it was no attempt."""
-    storing: bool = False
-    looks_first: bool = False
-    """An earlier attempt may have written an outcome."""
-    heard: bool = False
-    """Its owner has read that it was released, or that it is not to begin."""
-    departed: bool = False
-    """Its partition was taken from its owner, or its owner leaves; its task's events are read all the same."""
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    generating: "asyncio.Future[None] | None" = None
-    stopped_by: TaskError | None = None
     pictures: list[Image] = field(default_factory=list)
+    """Generated and not yet stored."""
     timings: Timings = field(default_factory=Timings)
     acceleration: dict[str, str] = field(default_factory=dict)
 
+    stopped_by: TaskError | None = None
+    """Written by `stop` alone: the error with which the attempt must end."""
+
+    @property
+    def storing(self) -> bool:
+        """Whether its pictures are complete and wait to be stored."""
+        return bool(self.pictures) and self.generating is None
+
     def stop(self, reason: TaskError) -> None:
-        """End the attempt with this reason, if its picture is not yet made."""
+        """End the attempt with this error, unless its pictures are already complete. The first reason counts."""
         if self.stopped_by is None:
             self.stopped_by = reason
             if self.generating is not None:
                 self.generating.cancel()
 
-    def heed(self, due: Action) -> None:
-        """Stop, where that is due about its task."""
-        match due:
+    def apply(self, action: Action) -> None:
+        """Stop the attempt if the owner's decision about its task says so."""
+        match action:
             case Stop(error):
                 self.stop(error)
             case Close():
-                self.stop(RunnerBusy("The task has ended."))
+                self.stop(TakenOver("Another consumer has already ended the task."))
 
     def started(self, owner: str, at: float) -> Started:
-        """That it began; `at`, here and below, in Unix seconds."""
+        """The event that the attempt began. `at`, here and below, is Unix seconds."""
         return Started(task_id=self.task.task_id, at=at, attempt=self.number, owner=owner)
 
     def progress(self, owner: str, at: float) -> Progress:
-        """How far it is."""
+        """The event that says how far it is."""
         return Progress(
             task_id=self.task.task_id,
             at=at,
@@ -69,8 +83,8 @@ class Attempt:
         )
 
     def released(self, owner: str, at: float, code: str, delay: float, counts: bool) -> Released:
-        """That it is over for the reason `code`, and the task queued again after `delay` seconds; `counts`: it cost a
-        try."""
+        """The event that the attempt ended because of error `code` and the task may start again after `delay` seconds.
+        `counts`: the attempt counts as a try."""
         return Released(
             task_id=self.task.task_id,
             at=at,
@@ -82,7 +96,7 @@ class Attempt:
         )
 
     def request(self, max_runtime: float) -> RunRequest:
-        """What the runner is asked; `max_runtime` (seconds) is for a task that names none."""
+        """The runner's request; `max_runtime` (seconds) is for a task that names none."""
         task = self.task
         metadata = {"task_id": task.task_id, "model": task.model_name}
         if task.alias is not None:

@@ -1,289 +1,280 @@
-"""Partitions, queues and runner slots: what to do with everything the log delivers, and which task is next.
+"""Decides what to do about every task of the partitions that this process owns, and which task is started next.
 
-All state moves on what is read from the log; the dispatcher runs in one event loop and holds no lock.
+All state changes when something is read from the log; the dispatcher runs in one event loop and holds no lock. So what
+it believes about a task is what every other reader of the log believes, and a new owner can go on from the same place.
 """
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Collection, Coroutine
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 from adapters.view import Change, EventChange, TaskChange, View
 from functions.consume.attempt import Attempt
+from functions.consume.attempts import Attempts
+from functions.consume.background import Background
 from functions.consume.handler import Handler
 from functions.consume.metrics import Metrics
-from functions.consume.orphans import listen
 from functions.consume.partitions import OwnedPartitions
-from functions.consume.runner_pool import RunnerPool, Slot
+from functions.consume.runner_pool import RunnerPool
 from functions.consume.timers import Timers
-from tasks.errors import RunnerBusy, StartedTooLate, TaskError
+from tasks.errors import NotUnderstood, StartedTooLate, TaskError
 from tasks.events import Released
 from tasks.lease import LAST_LOOK_SECONDS, lease_ends
 from tasks.log import Assigned, Delivery, Partition, Records, Revoked
-from tasks.ownership import (
-    Close,
-    End,
-    Keep,
-    Offer,
-    Stop,
-    Watch,
-    after_lease,
-    may_begin,
-    may_have_ended,
-    needs_review,
-    next_action,
-)
+from tasks.ownership import Close, End, Keep, Offer, Stop, Watch, after_lease, may_begin, needs_review, next_action
 from tasks.ports import Clock, GroupMember, TaskLog
 from tasks.queues import Queues
 from tasks.reading import CardRead, Unreadable
 from tasks.state import TaskState
 from tasks.task import Task
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+PURPOSES = EXPIRE, LEASE, AGAIN = "expire", "lease", "again"
+"""Purposes of timers: start_within is over; the lease is about to expire; decide again with the task as queued."""
 
 
 class Dispatcher:
-    """One owner's share of the work."""
+    """The decisions of one consumer process."""
 
     def __init__(
         self,
         *,
-        log: TaskLog,
+        task_log: TaskLog,
         member: GroupMember,
         view: View,
         queues: Queues,
         pool: RunnerPool,
         handler: Handler,
+        background: Background,
         clock: Clock,
         owner: str,
         metrics: Metrics,
         max_unstored: int,
+        not_understood_wait: float,
     ) -> None:
-        """Wire it up; `run` starts it. `owner` names this process in the events. It hands out nothing while
-        `max_unstored` finished tasks wait to be stored."""
-        self._log = log
+        """`owner` names this process in the events. It starts no task while `max_unstored` generated tasks wait to be
+        stored. A task that needs a newer version fails `not_understood_wait` seconds after it was created."""
+        self.queues = queues
+        self.partitions = OwnedPartitions(member, task_log.events_topic)
+        self.attempts = Attempts(
+            handler=handler,
+            view=view,
+            task_log=task_log,
+            background=background,
+            clock=clock,
+            owner=owner,
+            metrics=metrics,
+            may_begin=self._may_begin,
+            on_over=self._attempt_over,
+        )
         self._member = member
         self._view = view
-        self._queues = queues
         self._pool = pool
         self._handler = handler
+        self._background = background
         self._clock = clock
         self._owner = owner
-        self._metrics = metrics
         self._max_unstored = max_unstored
-        self._alarms = Timers(clock)
-        self._attempts: dict[str, Attempt] = {}
+        self._not_understood_wait = not_understood_wait
+        self._timers = Timers(clock)
         self._ending: set[str] = set()
-        self._share = OwnedPartitions(member, log.events_topic)
-        self._background: set[asyncio.Task[None]] = set()
-        self._failure: asyncio.Future[None] | None = None
         self._stopping = False
-        self._hurried = asyncio.Event()
-        pool.changed = self.dispatch
 
-    async def run(self) -> None:
-        """Take deliveries from the log until cancelled or stopped."""
-        self._failure = asyncio.get_running_loop().create_future()
-        work = [asyncio.ensure_future(self._deliveries()), asyncio.ensure_future(self._ring()), self._failure]
-        try:
-            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            for one in done:
-                one.result()
-        finally:
-            for one in work:
-                one.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
-
-    async def _deliveries(self) -> None:
-        async with contextlib.aclosing(self._member.deliveries()) as deliveries:
+    async def read_log(self) -> None:
+        """Join the group and receive deliveries until cancelled; then leave the group."""
+        async with aclosing(self._member.deliveries()) as deliveries:
             async for delivery in deliveries:
-                self.take(delivery)
+                self.receive(delivery)
 
-    @property
-    def ready(self) -> bool:
-        """Whether it has read all it must know before it starts a task."""
-        return self._share.ready
+    async def watch_timers(self) -> None:
+        """Decide again about each task whose timer is due, until cancelled."""
+        async for purpose, task_id in self._timers.due():
+            seen = self._view.get(task_id)
+            if seen is None or seen.state.ended or task_id in self.attempts:
+                continue
+            if purpose == EXPIRE and seen.state.attempt == 0:
+                self._end_queued(task_id, StartedTooLate())
+            elif purpose == LEASE:
+                # If this process was frozen, events that renew the lease may be waiting: read for a moment first.
+                self._timers.set((AGAIN, task_id), self._clock.monotonic() + LAST_LOOK_SECONDS)
+            elif purpose == AGAIN:
+                self._decide(task_id, after_lease(seen.state))
+                self.dispatch()
 
-    def take(self, delivery: Delivery) -> None:
-        """Take in one delivery and hand out what can be started now."""
+    def receive(self, delivery: Delivery) -> None:
+        """Act on one delivery of the log, then start what can be started."""
         match delivery:
             case Assigned():
-                self._share.add(delivery.events_until)
+                self.partitions.add(delivery.events_until)
                 self._catch_up()
             case Revoked():
-                self._drop(delivery.partitions)
+                self._give_up(delivery.partitions)
             case Records():
                 for change in self._view.apply(delivery.records):
-                    self._changed(change)
+                    self._read(change)
                 self._catch_up()
         self.dispatch()
 
-    def _changed(self, change: Change) -> None:
+    def _read(self, change: Change) -> None:
         match change:
             case TaskChange():
-                self._task_read(change)
+                self._read_task(change)
             case EventChange():
-                self._event_read(change)
+                self._read_event(change)
             case Unreadable(record=record) if record.kind == "task":
-                # Now, not in `_dead_letter`: a later offset, once opened, would let this one pass.
-                self._share.open(record.place)
-                self._spawn(self._dead_letter(change))
-            case Unreadable() if not self.ready:
-                # It was there before, so whoever read it first has buried it; it would be again at every start.
-                log.info("skipped", extra={"place": str(change.record.place), "reason": change.reason})
+                # Opened before the dead letter is written: else a later record that is done would move the watermark
+                # past this one.
+                self.partitions.open(record.place)
+                self._background.spawn(self._dead_letter(change))
+            case Unreadable() if not self.partitions.ready:
+                # It was in the log before we joined, so an earlier owner has written it to the dead letters. Without
+                # this, every start would write it once more.
+                logger.info("skipped", extra={"place": str(change.record.place), "reason": change.reason})
             case Unreadable():
-                self._spawn(self._dead_letter(change))
+                self._background.spawn(self._dead_letter(change))
             case CardRead(card=card):
                 self._pool.learn(card)
 
-    def _task_read(self, read: TaskChange) -> None:
-        partition = read.place.partition
+    def _read_task(self, read: TaskChange) -> None:
         if read.state.ended:
-            self._share.open(read.place)
-            self._share.close([read.place])
+            self.partitions.open(read.place)
+            self.partitions.close([read.place])
             return
-        self._share.open(read.place, read.task.task_id)
-        if read.first and not self._share.is_catching_up(partition):
-            self._take_in(read.task, partition, read.state, read.refusal)
+        self.partitions.open(read.place, read.task.task_id)
+        if read.first and not self.partitions.is_catching_up(read.place.partition):
+            self._admit(read.task, read.place.partition, read.state, read.refusal)
 
-    def _take_in(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
-        if refusal is not None:
-            self._finish(task, partition, refusal)
+    def _read_event(self, read: EventChange) -> None:
+        event = read.event
+        if isinstance(event, Released):
+            self.attempts.note_release(event)
+        if self.partitions.is_catching_up(read.partition):
+            if read.after.ended:
+                self.partitions.end(event.task_id)
+        elif needs_review(event, read.before, read.after, self._owner):
+            self._decide(event.task_id, read.after)
+
+    def _admit(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
+        """Take up an unfinished task: its events up to now have been read."""
+        if isinstance(refusal, NotUnderstood):
+            # It gets no place in the queue, so it cannot start here. Its record stays open: whoever owns the partition
+            # next reads it again.
+            logger.warning("left to a newer version", extra={"task_id": task.task_id, "reason": refusal.detail})
+        elif refusal is not None:
+            self._end(task, partition, refusal)
             return
-        self._queues.add(task, partition, state)
+        else:
+            self.queues.add(task, partition, state)
         if task.start_deadline is not None and state.attempt == 0:
-            at = self._monotonic(task.start_deadline)
-            if at <= self._clock.monotonic():
+            expires = self._monotonic(task.start_deadline)
+            if expires <= self._clock.monotonic():
                 self._end_queued(task.task_id, StartedTooLate())
                 return
-            self._alarms.set(("expires", task.task_id), at)
-        # When the delay of its last attempt began nobody knows any more, so it is taken to be over.
-        self._attend(task.task_id, replace(state, delay=0.0))
+            self._timers.set((EXPIRE, task.task_id), expires)
+        # Nobody knows any more when the delay after its last attempt began, so it counts as over.
+        self._decide(task.task_id, replace(state, delay=0.0))
 
-    def _event_read(self, read: EventChange) -> None:
-        task_id, event = read.event.task_id, read.event
-        mine = self._attempts.get(task_id)
-        if mine is not None and isinstance(event, Released) and event.owner == self._owner:
-            mine.heard |= event.attempt == mine.number
-        if self._share.is_catching_up(read.partition):
-            if read.after.ended:
-                self._share.end(task_id)
-        elif needs_review(event, read.before, read.after, self._owner):
-            self._attend(task_id, read.after)
-
-    def _attend(self, task_id: str, state: TaskState) -> None:
-        """Do what is due about a task of ours in this state."""
-        mine = self._attempts.get(task_id)
-        decided = next_action(state, None if mine is None else mine.number, self._owner)
-        if mine is not None:
-            mine.heed(decided)
-        match decided:
+    def _decide(self, task_id: str, state: TaskState) -> None:
+        """Do what `next_action` says about a task of our partitions in this state."""
+        action = next_action(state, self.attempts.number(task_id), self._owner)
+        self.attempts.apply(task_id, action)
+        match action:
             case Close():
-                self._forget_alarms(task_id)
-                self._queues.move(task_id, state)
-                self._share.end(task_id)
+                for purpose in PURPOSES:
+                    self._timers.clear((purpose, task_id))
+                self.queues.remove(task_id)
+                self.partitions.end(task_id)
             case Keep() | Stop():
                 return
             case Watch():
-                self._queues.move(task_id, state)
-                self._alarms.clear(("again", task_id))
-                self._alarms.set(("lease", task_id), lease_ends(self._clock.monotonic()) - LAST_LOOK_SECONDS)
+                self.queues.serve(task_id)
+                self._timers.clear((AGAIN, task_id))
+                self._timers.set((LEASE, task_id), lease_ends(self._clock.monotonic()) - LAST_LOOK_SECONDS)
             case End(error):
                 self._end_queued(task_id, error)
             case Offer(delay) if delay > 0:
-                self._alarms.clear(("lease", task_id))
-                self._alarms.set(("again", task_id), self._clock.monotonic() + delay)
+                self._timers.clear((LEASE, task_id))
+                self._timers.set((AGAIN, task_id), self._clock.monotonic() + delay)
             case Offer():
-                self._alarms.clear(("lease", task_id))
-                self._alarms.clear(("again", task_id))
-                self._queues.move(task_id, state)
+                self._timers.clear((LEASE, task_id))
+                self._timers.clear((AGAIN, task_id))
+                if task_id in self.queues:
+                    self.queues.restore(task_id)
+                else:
+                    self._leave_to_newer_version(task_id)
+
+    def _leave_to_newer_version(self, task_id: str) -> None:
+        """End a task that this version does not understand once its time is over; until then, decide again then."""
+        seen = self._view.get(task_id)
+        if seen is None or seen.task is None or not isinstance(seen.refusal, NotUnderstood):
+            return
+        until = self._monotonic(seen.task.created_at + self._not_understood_wait)
+        if until <= self._clock.monotonic():
+            self._end_queued(task_id, seen.refusal)
+        else:
+            self._timers.set((AGAIN, task_id), until)
 
     def _catch_up(self) -> None:
-        if self._share.ready:
+        """Take up the tasks of partitions whose events have now been read up to where they ended at assignment."""
+        if self.partitions.ready:
             return
-        for partition in self._share.caught_up(self._view.offsets()):
-            for known in self._view.unfinished(partition):
-                if known.task is not None:
-                    self._take_in(known.task, partition, known.state, known.refusal)
+        for partition in self.partitions.caught_up(self._view.offsets()):
+            for seen in self._view.unfinished(partition):
+                if seen.task is not None:
+                    self._admit(seen.task, partition, seen.state, seen.refusal)
 
     def dispatch(self) -> None:
         """Start every task that is next in its model's queue and for which a runner has room."""
         if self._stopping:
             return
-        for model in self._queues.models():
-            queue = self._queues.queue(model)
-            while self._storing() < self._max_unstored and self._pool.has_room(model) and (entry := queue.peek()):
-                known = self._view.get(entry.task_id)
-                if known is None or known.task is None or known.state.ended or entry.task_id in self._ending:
-                    queue.remove(entry.task_id)
+        for model in self.queues.models():
+            queue = self.queues.queue(model)
+            while self.attempts.storing < self._max_unstored and self._pool.has_room(model) and (entry := queue.peek()):
+                task_id = entry.task_id
+                seen = self._view.get(task_id)
+                if seen is None or seen.task is None or seen.state.ended:
+                    self.queues.remove(task_id)
                     continue
-                if entry.task_id in self._attempts:
-                    # Its partition went and came back while it ran here.
-                    self._queues.move(entry.task_id, TaskState(status="running"))
+                if task_id in self.attempts:
+                    # Its partition was lost and came back while the attempt went on here.
+                    self.queues.serve(task_id)
                     continue
-                params = known.task.image_params
+                params = seen.task.image_params
                 slot = self._pool.take(model, params.width * params.height * params.num_images)
                 if slot is None:
                     break
-                self._start(known.task, known.partition, known.state, slot)
+                self._timers.clear((EXPIRE, task_id))
+                self.queues.serve(task_id)
+                self.attempts.start(seen.task, seen.partition, seen.state, slot)
 
-    def _start(self, task: Task, partition: Partition, state: TaskState, slot: Slot) -> None:
-        task_id = task.task_id
-        attempt = Attempt(
-            task=task,
-            partition=partition,
-            number=state.attempt + 1,
-            looks_first=may_have_ended(state),
-            tries=state.tries + 1,
-            queued_seconds=max(0.0, self._clock.now() - task.created_at),
-        )
-        self._attempts[task_id] = attempt
-        self._alarms.clear(("expires", task_id))
-        self._queues.move(task_id, TaskState(status="running"))
-        self._spawn(self._attempt(attempt, slot))
+    def _may_begin(self, attempt: Attempt) -> bool:
+        return may_begin(self._state(attempt.task.task_id), attempt.number)
 
-    async def _attempt(self, attempt: Attempt, slot: Slot) -> None:
-        task_id = attempt.task.task_id
-        self._metrics.running.inc()
-        try:
-            if attempt.looks_first and (stands := await self._handler.stored_outcome(task_id)):
-                slot.release()
-                await self._handler.announce(stands, attempt.partition)
-            elif may_begin(self._state(task_id), attempt.number):
-                await self._handler.run(attempt, slot)
-            else:
-                attempt.heard = True
-        finally:
-            slot.release()
-            del self._attempts[task_id]
-            attempt.over.set()
-            self._metrics.running.dec()
-            self.dispatch()
-        # Where its release was read before this, nothing else says that the task needs somebody.
-        if attempt.heard and (state := self._state(task_id)) is not None:
-            self._attend(task_id, state)
-            self.dispatch()
+    def _attempt_over(self, attempt: Attempt) -> None:
+        # If our Released event was read before this point, no later event will trigger a decision: decide now.
+        if attempt.release_seen and (state := self._state(attempt.task.task_id)) is not None:
+            self._decide(attempt.task.task_id, state)
+        self.dispatch()
 
     def _state(self, task_id: str) -> TaskState | None:
-        """What is known of a task of a partition that is ours and whose events have been read."""
-        known = self._view.get(task_id)
-        return known.state if known is not None and self._share.may_act(known.partition) else None
+        """The state of a task whose partition is owned and caught up; None for any other task."""
+        seen = self._view.get(task_id)
+        return seen.state if seen is not None and self.partitions.may_act(seen.partition) else None
 
     def _end_queued(self, task_id: str, error: TaskError) -> None:
-        known = self._view.get(task_id)
-        if known is not None and known.task is not None and not known.state.ended and task_id not in self._attempts:
-            self._finish(known.task, known.partition, error)
+        seen = self._view.get(task_id)
+        if seen is not None and seen.task is not None and not seen.state.ended and task_id not in self.attempts:
+            self._end(seen.task, seen.partition, error)
 
-    def _finish(self, task: Task, partition: Partition, error: TaskError) -> None:
-        if task.task_id in self._ending:
-            return
-        self._ending.add(task.task_id)
-        self._queues.move(task.task_id, TaskState(status="failed"))
-        self._spawn(self._finish_now(task, partition, error))
+    def _end(self, task: Task, partition: Partition, error: TaskError) -> None:
+        """Write an outcome for a task that no attempt runs here. It is closed when its Outcome event is read."""
+        if task.task_id not in self._ending:
+            self._ending.add(task.task_id)
+            self.queues.remove(task.task_id)
+            self._background.spawn(self._write_end(task, partition, error))
 
-    async def _finish_now(self, task: Task, partition: Partition, error: TaskError) -> None:
+    async def _write_end(self, task: Task, partition: Partition, error: TaskError) -> None:
         try:
             await self._handler.finish(task, partition, error=error)
         finally:
@@ -292,124 +283,23 @@ class Dispatcher:
     async def _dead_letter(self, change: Unreadable) -> None:
         await self._handler.dead_letter(change.record, change.reason)
         if change.record.kind == "task":
-            self._share.close([change.record.place])
-
-    async def _ring(self) -> None:
-        async for kind, task_id in self._alarms.ring():
-            known = self._view.get(task_id)
-            if known is None or known.state.ended or task_id in self._attempts:
-                continue
-            if kind == "expires":
-                self._expire(task_id, known.state)
-            elif kind == "lease":
-                self._alarms.set(("again", task_id), self._clock.monotonic() + LAST_LOOK_SECONDS)
-            else:
-                self._attend(task_id, after_lease(known.state))
-                self.dispatch()
-
-    def _expire(self, task_id: str, state: TaskState) -> None:
-        if state.attempt == 0:
-            self._end_queued(task_id, StartedTooLate())
-
-    def _forget_alarms(self, task_id: str) -> None:
-        for kind in ("lease", "again", "expires"):
-            self._alarms.clear((kind, task_id))
-
-    def _storing(self) -> int:
-        return sum(attempt.storing for attempt in self._attempts.values())
+            self.partitions.close([change.record.place])
 
     def _monotonic(self, unix: float) -> float:
         return self._clock.monotonic() + unix - self._clock.now()
 
-    def _drop(self, partitions: frozenset[Partition]) -> None:
-        self._share.drop(partitions)
-        self._take_back(partitions)
-        self._listen(partitions)
-        for task_id in self._queues.forget(partitions):
-            self._forget_alarms(task_id)
+    def _give_up(self, partitions: frozenset[Partition]) -> None:
+        """The group gave these partitions to another owner. Their queued tasks are forgotten. Attempts that a runner
+        has accepted go on, because the next owner leaves a task alone while its events come."""
+        self.partitions.drop(partitions)
+        self.attempts.stop_unaccepted(partitions)
+        self.attempts.orphan(partitions)
+        for task_id in self.queues.forget(partitions):
+            for purpose in PURPOSES:
+                self._timers.clear((purpose, task_id))
         self._view.forget(partitions)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: "asyncio.Task[None]") -> None:
-        self._background.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        # What was lost with it is in the log: a new start picks it up.
-        if self._failure is not None and not self._failure.done():
-            self._failure.set_exception(error)
-        else:
-            log.error("not finished", exc_info=error)
-
-    def measure(self) -> None:
-        """Set the gauges to how things stand."""
-        self._metrics.depth.clear()
-        self._metrics.oldest.clear()
-        for model, lane, count, age in self._queues.depths(self._clock.now):
-            self._metrics.depth.labels(model, lane).set(count)
-            self._metrics.oldest.labels(model, lane).set(age)
-        self._metrics.unstored.set(self._storing())
-        self._metrics.busy.clear()
-        for model, share in self._pool.busy_shares():
-            self._metrics.busy.labels(model).set(share)
-        for model, card in self._pool.cards().items():
-            self._metrics.runners.labels(model).set(card.runners)
-
-    def take_no_more(self) -> None:
-        """Start nothing from now on; what no runner has taken yet is queued, for whoever owns it next."""
+    def start_no_more(self) -> None:
+        """Start no task from now on, and stop the attempts that no runner has accepted: the next owner starts them."""
         self._stopping = True
-        self._take_back(self._share.partitions)
-
-    def _take_back(self, partitions: Collection[Partition]) -> None:
-        # Its start would be told too late: the next owner reads no further than to where the log ends now.
-        for attempt in self._attempts.values():
-            if attempt.partition in partitions and not attempt.accepted:
-                attempt.stop(RunnerBusy("The task is somebody else's now."))
-
-    def _listen(self, partitions: Collection[Partition]) -> None:
-        """Go on hearing of what runs here of these partitions, whose events are no longer read."""
-        left = {
-            task_id: (attempt, known.state)
-            for task_id, attempt in self._attempts.items()
-            if attempt.partition in partitions
-            and attempt.accepted
-            and not attempt.departed
-            and (known := self._view.get(task_id)) is not None
-        }
-        if not left:
-            return
-        for attempt, _ in left.values():
-            attempt.departed = True
-        topic, read = self._log.events_topic, self._view.offsets()
-        offsets = {attempt.partition: read.get((topic, attempt.partition), 0) for attempt, _ in left.values()}
-        self._spawn(listen(self._log, self._owner, left, offsets))
-
-    def hurry(self) -> None:
-        """Let `stop`, now or later, wait no longer for what runs."""
-        self._hurried.set()
-
-    async def stop(self, grace: float) -> None:
-        """Start nothing more; give what runs `grace` seconds to end, then give it back so that nobody need wait."""
-        self.take_no_more()
-        self._listen(self._share.partitions)
-        deadline = asyncio.ensure_future(self._grace(grace))
-        while self._background and not deadline.done():
-            await asyncio.wait((deadline, *self._background), return_when=asyncio.FIRST_COMPLETED)
-        deadline.cancel()
-        left = tuple(self._attempts.values())
-        for work in self._background:
-            work.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        for attempt in left:
-            self._handler.release_on_exit(attempt)
-
-    async def _grace(self, seconds: float) -> None:
-        over = (asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._hurried.wait()))
-        try:
-            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in over:
-                one.cancel()
+        self.attempts.stop_unaccepted(self.partitions.owned)

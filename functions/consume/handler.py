@@ -1,5 +1,10 @@
-"""One task from start to outcome. The order of effects is the order of the lines: started, frames, pictures,
-outcome.json (the commit point), outcome event."""
+"""One attempt at one task, from the runner to the announced outcome.
+
+The order of effects is the order of the lines in `run` and `finish`: Started, frames, pictures, outcome.json (the
+commit point), Outcome event. The Kafka offset is not committed here. It is committed when the dispatcher reads the
+Outcome event back from the log (`OwnedPartitions.end`): only then is it certain that every later owner will read it
+too, and an outcome that another owner announced is committed by the same line.
+"""
 
 import asyncio
 import hashlib
@@ -20,6 +25,7 @@ from tasks.errors import (
     RanTooLong,
     RunnerLoading,
     RunnerLost,
+    RunnerUnavailable,
     StartedTooLate,
     StoreUnavailable,
     TaskError,
@@ -33,58 +39,69 @@ from tasks.retry import Fail, decide
 from tasks.runner_api import End, Image, Started, Step
 from tasks.task import Task
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0)
-"""Waits before asking an absent store or queue again; the last one repeats."""
+"""Seconds before an unavailable store or queue is called again; the last one repeats."""
 HAND_OVER_STEPS, HAND_OVER_SECONDS = 2, 0.05
-"""The next task is sent when so little is left of the one before: it reaches the runner during the last step but one,
-and its prompt is encoded before the last."""
-_ENDINGS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
+"""The slot is released when so many steps or seconds are left: the next task then reaches the runner during the last
+step but one, and its prompt is encoded before the last step ends."""
+_END_STATUS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
 
 
 class Handler:
-    """Does attempts, for one owner."""
+    """Runs attempts and writes outcomes, for one owner."""
 
     def __init__(
-        self, log: TaskLog, store: ImageStore, clock: Clock, owner: str, metrics: Metrics, max_runtime: float
+        self, task_log: TaskLog, store: ImageStore, clock: Clock, owner: str, metrics: Metrics, max_runtime: float
     ) -> None:
         """`owner` names this process in the events; `max_runtime` (seconds) is for tasks that name none."""
-        self._log = log
+        self._task_log = task_log
         self._store = store
         self._clock = clock
         self._owner = owner
         self._metrics = metrics
         self._max_runtime = max_runtime
 
-    async def run(self, attempt: Attempt, slot: Slot) -> Outcome | Released:
-        """Do the attempt at the slot's runner and say how it went: the outcome that stands, or that it is queued again.
+    async def run(
+        self, attempt: Attempt, slot: Slot, may_begin: Callable[[Attempt], bool] = lambda _: True
+    ) -> Outcome | Released | None:
+        """Run the attempt at the slot's runner. Returns the outcome that stands, or how the attempt was released, or
+        None if `may_begin`, asked just before the runner is, says that it may not begin any more.
 
-        The slot is released when the runner will have room for the next task in a moment.
+        The handler alone releases the slot: while the last steps run, so that the next task reaches the runner in time,
+        and in any case when the runner is done with the task. Releasing it starts the next task in the same call.
         """
-        task = attempt.task
+        stored: Outcome | None = None
         heartbeat = asyncio.ensure_future(self._heartbeat(attempt))
         try:
             try:
-                await self._generate(attempt, slot)
+                if attempt.check_store_first:
+                    stored = await self.stored_outcome(attempt.task.task_id)
+                if stored is None:
+                    if not may_begin(attempt):
+                        return None
+                    await self._generate(attempt, slot)
             except TaskError as error:
-                if isinstance(error, RunnerLost | RunnerLoading):
-                    slot.lost()
                 if isinstance(error, RunnerLost) and not attempt.accepted:
-                    error = RunnerLoading(error.detail)
+                    error = RunnerUnavailable(error.detail)
+                if isinstance(error, RunnerLost | RunnerLoading | RunnerUnavailable):
+                    slot.lost()
                 return await self._failed(attempt, error)
             finally:
-                attempt.storing = bool(attempt.pictures)
                 slot.release()
-            log.info("generated", extra={"task_id": task.task_id, "attempt": attempt.number})
+            if stored is not None:
+                await self.announce(stored, attempt.partition)
+                return stored
+            logger.info("generated", extra={"task_id": attempt.task.task_id, "attempt": attempt.number})
             began = self._clock.monotonic()
             images = await self._store_pictures(attempt)
             attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})
-            return await self.finish(task, attempt.partition, attempt=attempt, images=images)
+            return await self.finish(attempt.task, attempt.partition, attempt=attempt, images=images)
         except Exception as error:
-            log.exception("a mistake of ours", extra={"task_id": task.task_id, "attempt": attempt.number})
+            logger.exception("internal error", extra={"task_id": attempt.task.task_id, "attempt": attempt.number})
             return await self._failed(attempt, WorkerFailed(f"{type(error).__name__}: {error}"))
         finally:
             heartbeat.cancel()
@@ -98,12 +115,12 @@ class Handler:
         images: tuple[StoredImage, ...] = (),
         error: TaskError | None = None,
     ) -> Outcome:
-        """Write how the task ended, once, and announce what stands: this, or what another owner wrote before."""
+        """Write the task's outcome, once, and announce the one that stands: this, or one that was written before."""
         outcome = Outcome(
             task_id=task.task_id,
             at=self._clock.now(),
-            status=_ENDINGS.get(type(error), "failed") if error else "completed",
-            attempt=attempt.tries if attempt else 0,
+            status=_END_STATUS.get(type(error), "failed") if error else "completed",
+            tries=attempt.tries if attempt else 0,
             task=task,
             images=images,
             error=TaskFailure(code=error.code(), message=error.detail) if error else None,
@@ -117,42 +134,43 @@ class Handler:
         return stands
 
     async def announce(self, outcome: Outcome, partition: Partition) -> None:
-        """Append the outcome that stands to the events."""
-        await self._retry_until_available(lambda: self._log.append_event(outcome, partition))
+        """Append the Outcome event. Reading it back closes the task's record (see the top of this file)."""
+        await self._retry_until_available(lambda: self._task_log.append_event(outcome, partition))
         self._metrics.ended(outcome)
-        fields = {"task_id": outcome.task_id, "status": outcome.status, "attempt": outcome.attempt}
+        fields = {"task_id": outcome.task_id, "status": outcome.status, "tries": outcome.tries}
         if outcome.error is not None:
             fields |= {"code": outcome.error.code, "error": outcome.error.message}
-        log.info("ended", extra=fields)
+        logger.info("ended", extra=fields)
 
     async def stored_outcome(self, task_id: str) -> Outcome | None:
-        """The outcome an earlier owner may have written without announcing it."""
+        """The outcome in the store, or None. An earlier attempt may have written it without announcing it."""
         return await self._retry_until_available(lambda: self._store.get_outcome(task_id))
 
     async def dead_letter(self, record: Record, reason: str) -> None:
-        """Put a record nobody can read with the dead letters."""
-        await self._retry_until_available(lambda: self._log.dead_letter(record, reason))
+        """Append a record that cannot be read to the dead letters."""
+        await self._retry_until_available(lambda: self._task_log.dead_letter(record, reason))
         self._metrics.dead_letters.inc()
-        log.warning("dead letter", extra={"place": str(record.place), "reason": reason})
+        logger.warning("dead letter", extra={"place": str(record.place), "reason": reason})
 
     async def release(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
-        """Say that the attempt is over and the task is queued again."""
+        """End the attempt without an outcome and queue its task again. If no runner accepted it, no event is written:
+        no other process knows that it began."""
         released = self._released(attempt, code, delay, counts)
         if attempt.accepted:
-            await self._retry_until_available(lambda: self._log.append_event(released, attempt.partition))
+            await self._retry_until_available(lambda: self._task_log.append_event(released, attempt.partition))
         else:
             await self._clock.sleep(delay)
-            attempt.heard = True
         return released
 
     def release_on_exit(self, attempt: Attempt) -> None:
-        """Say, without waiting, that this process ends before the attempt: should nobody hear it, the lease lapses."""
+        """Emit, without waiting, that this process exits before the attempt is over. If the event is lost, the task is
+        taken when its lease expires."""
         if attempt.accepted:
-            self._log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
+            self._task_log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
 
     def _released(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         self._metrics.retries.labels(attempt.task.model_name, code).inc()
-        log.info("queued again", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
+        logger.info("requeued", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
         return attempt.released(self._owner, self._clock.now(), code, delay, counts)
 
     async def _generate(self, attempt: Attempt, slot: Slot) -> None:
@@ -168,7 +186,8 @@ class Handler:
             await attempt.generating
         except asyncio.CancelledError:
             attempt.generating.cancel()
-            if attempt.stopped_by is None:
+            exiting = (task := asyncio.current_task()) is not None and task.cancelling()
+            if exiting or attempt.stopped_by is None:
                 raise
             raise attempt.stopped_by from None
         finally:
@@ -192,7 +211,7 @@ class Handler:
                             slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or step == steps:
                             emitted = self._clock.monotonic()
-                            self._log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
+                            self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
                     case Image():
                         attempt.pictures.append(frame)
                     case End():
@@ -211,13 +230,12 @@ class Handler:
 
     def _begin(self, attempt: Attempt, slot: Slot) -> None:
         attempt.accepted = True
-        self._log.emit(attempt.started(self._owner, self._clock.now()), attempt.partition)
-        about = {"task_id": attempt.task.task_id, "attempt": attempt.number, "runner": slot.runner.url}
-        log.info("started", extra=about)
+        self._task_log.emit(attempt.started(self._owner, self._clock.now()), attempt.partition)
+        fields = {"task_id": attempt.task.task_id, "attempt": attempt.number, "runner": slot.runner.url}
+        logger.info("started", extra=fields)
 
     async def _failed(self, attempt: Attempt, error: TaskError) -> Outcome | Released:
         attempt.pictures.clear()
-        attempt.storing = False
         decision = decide(error, attempt.tries)
         if isinstance(decision, Fail):
             return await self.finish(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
@@ -244,10 +262,10 @@ class Handler:
 
         in_order = sorted(attempt.pictures, key=lambda image: image.index)
         puts = await asyncio.gather(*map(put, in_order), return_exceptions=True)
-        stored = tuple(one for one in puts if isinstance(one, StoredImage))
+        stored = tuple(image for image in puts if isinstance(image, StoredImage))
         for error in puts:
             if isinstance(error, BaseException):
-                # The next attempt's pictures have other names: nobody would ever ask for these.
+                # The next attempt stores its pictures under other names, so these would stay in the store for ever.
                 await self._retry_until_available(lambda: self._store.delete_images([image.key for image in stored]))
                 raise error
         return stored
@@ -256,7 +274,7 @@ class Handler:
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
             if attempt.accepted:
-                self._log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
+                self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
 
     async def _retry_until_available(self, call: Callable[[], Awaitable[T]]) -> T:
         delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))

@@ -1,8 +1,12 @@
-"""What the consumer counts. No user and no task is ever a label."""
+"""The consumer's metrics. No user and no task is ever a label."""
+
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from functions.consume.runner_pool import RunnerPool
 from tasks.events import Outcome
+from tasks.queues import Queues
 
 WAIT_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 """Seconds: from an idle queue to an hour's backlog."""
@@ -34,9 +38,23 @@ class Metrics:
         self.retries = Counter(
             "ai_image_gen_retries", "Attempts that ended without outcome.", ["model", "code"], registry=r
         )
-        self.dead_letters = Counter("ai_image_gen_dead_letters", "Records nobody could read.", registry=r)
+        self.dead_letters = Counter("ai_image_gen_dead_letters", "Records that could not be read.", registry=r)
         self.unstored = Gauge("ai_image_gen_unstored", "Finished tasks whose pictures are being stored.", registry=r)
         self.running = Gauge("ai_image_gen_running", "Attempts under way.", registry=r)
+
+    def measure(self, queues: Queues, pool: RunnerPool, unstored: int, now: Callable[[], float]) -> None:
+        """Set the gauges to the present values. `unstored`: tasks whose pictures wait to be stored."""
+        self.depth.clear()
+        self.oldest.clear()
+        for model, lane, count, age in queues.depths(now):
+            self.depth.labels(model, lane).set(count)
+            self.oldest.labels(model, lane).set(age)
+        self.unstored.set(unstored)
+        self.busy.clear()
+        for model, share in pool.busy_shares():
+            self.busy.labels(model).set(share)
+        for model, card in pool.cards().items():
+            self.runners.labels(model).set(card.runners)
 
     def ended(self, outcome: Outcome) -> None:
         """Count an outcome and its stages."""

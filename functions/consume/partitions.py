@@ -1,4 +1,4 @@
-"""One owner's share of the log: which partitions are its own, what of them it has read, and how far it may commit."""
+"""The partitions that this process owns: what of them it has read, and how far their offsets may be committed."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -9,10 +9,12 @@ from tasks.watermark import Watermark
 
 
 class OwnedPartitions:
-    """Every record opened is closed once: when its task has an outcome, or when it lies with the dead letters."""
+    """Every task record is opened when it is read and closed once: when its task has an outcome, or when the record is
+    with the dead letters. The offset that is committed is that of the oldest open record, so a new owner reads every
+    unfinished task again."""
 
     def __init__(self, member: GroupMember, events_topic: str) -> None:
-        """Nothing owned yet."""
+        """No partition is owned yet. Offsets are committed through `member`."""
         self._member = member
         self._events_topic = events_topic
         self._owned: set[Partition] = set()
@@ -21,27 +23,28 @@ class OwnedPartitions:
         self._places: dict[str, list[Place]] = {}
 
     @property
-    def partitions(self) -> Collection[Partition]:
-        """Those that are ours."""
+    def owned(self) -> Collection[Partition]:
+        """The partitions that are owned now."""
         return self._owned
 
     @property
     def unfinished(self) -> Collection[str]:
-        """The tasks of open records."""
+        """The ids of the tasks whose records are open."""
         return self._places.keys()
 
     @property
     def ready(self) -> bool:
-        """Whether all events are read that must be known before a task is started."""
+        """Whether every event has been read that must be known before a task is started."""
         return bool(self._owned) and not self._catching_up
 
     def add(self, events_until: Mapping[Partition, int]) -> None:
-        """These partitions are ours; their events must be read to these offsets first."""
+        """These partitions were assigned. No task of one may start before its events are read up to this offset: they
+        say what the previous owner did."""
         self._owned.update(events_until)
         self._catching_up.update(events_until)
 
     def drop(self, partitions: Collection[Partition]) -> None:
-        """These partitions are somebody else's: nothing of them is committed any more."""
+        """These partitions were revoked: nothing of them is committed from now on."""
         self._owned.difference_update(partitions)
         for partition in partitions:
             self._catching_up.pop(partition, None)
@@ -54,32 +57,32 @@ class OwnedPartitions:
             del self._watermarks[key]
 
     def is_catching_up(self, partition: Partition) -> bool:
-        """Whether events of it are still to be read."""
+        """Whether events of it must still be read before its tasks may start."""
         return partition in self._catching_up
 
     def may_act(self, partition: Partition) -> bool:
-        """Whether it is ours and all that must be known of it is."""
+        """Whether it is owned and its events have been read far enough."""
         return partition in self._owned and partition not in self._catching_up
 
     def caught_up(self, offsets: Mapping[tuple[str, Partition], int]) -> list[Partition]:
-        """The partitions whose events have just been read far enough, given the offsets read to."""
+        """The partitions that have just caught up, given the offsets up to which everything was read."""
         done = [p for p, until in self._catching_up.items() if offsets.get((self._events_topic, p), 0) >= until]
         for partition in done:
             del self._catching_up[partition]
         return done
 
     def open(self, place: Place, task_id: str | None = None) -> None:
-        """A record was read; `task_id`: of a task that has no outcome yet."""
+        """A task record was read; `task_id` if its task has no outcome yet."""
         self._watermarks[place.topic, place.partition].opened(place.offset)
         if task_id is not None:
             self._places.setdefault(task_id, []).append(place)
 
     def end(self, task_id: str) -> None:
-        """The task has its outcome."""
+        """The Outcome event of the task was read: its records are done."""
         self.close(self._places.pop(task_id, ()))
 
     def close(self, places: Iterable[Place]) -> None:
-        """These records need nothing more: commit up to the first that does."""
+        """These records are done: commit the offset of the oldest one that is not."""
         for place in places:
             watermark = self._watermarks.get((place.topic, place.partition))
             if watermark is not None and place.partition in self._owned:

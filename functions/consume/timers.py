@@ -1,4 +1,4 @@
-"""Points in time at which something must be looked at again."""
+"""Timers: one time per purpose and task, at which the dispatcher must decide again."""
 
 import asyncio
 import heapq
@@ -9,14 +9,14 @@ from typing import Any
 from tasks.ports import Clock
 
 Key = tuple[str, str]
-"""What for, and which task."""
+"""The purpose, and the task id."""
 
 
 class Timers:
-    """One alarm a key; setting it again moves it."""
+    """One timer per key; setting it again moves it."""
 
     def __init__(self, clock: Clock) -> None:
-        """No alarm set."""
+        """No timer is set."""
         self._clock = clock
         self._heap: list[tuple[float, int, Key]] = []
         self._times: dict[Key, float] = {}
@@ -24,18 +24,18 @@ class Timers:
         self._set = asyncio.Event()
 
     def set(self, key: Key, at: float) -> None:
-        """Ring for this key at `at`, on the clock's monotonic time."""
+        """Make this key due at `at`, on the clock's monotonic time."""
         self._times[key] = at
         if not self._heap or at < self._heap[0][0]:
             self._set.set()
         heapq.heappush(self._heap, (at, next(self._count), key))
 
     def clear(self, key: Key) -> None:
-        """Do not ring for this key."""
+        """Forget this key's time."""
         self._times.pop(key, None)
 
-    async def ring(self) -> AsyncIterator[Key]:
-        """Each key at its time, for ever."""
+    async def due(self) -> AsyncIterator[Key]:
+        """Each key when its time has come; never ends."""
         while True:
             self._set.clear()
             while self._heap and self._heap[0][0] <= self._clock.monotonic():

@@ -60,7 +60,7 @@ class Status:
         outcome = await self.store.get_outcome(task_id)
         if outcome is None:
             return None
-        state = TaskState(outcome.status, tries=outcome.attempt)
+        state = TaskState(outcome.status, tries=outcome.tries)
         return Known(outcome.task, state, outcome, None, outcome.at)
 
     async def wait(self, task_id: str, seconds: float) -> Known:
@@ -145,7 +145,7 @@ class Status:
 
 
 def _ended(outcome: Outcome, partition: int) -> Known:
-    return Known(outcome.task, TaskState(outcome.status, tries=outcome.attempt), outcome, partition, outcome.at)
+    return Known(outcome.task, TaskState(outcome.status, tries=outcome.tries), outcome, partition, outcome.at)
 
 
 def _rfc3339(unix: float) -> str:

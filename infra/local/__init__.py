@@ -1,1 +1,1 @@
-"""The whole service on one machine: a real Kafka, a real S3 server and every part of ours (`python -m infra.local`)."""
+"""The whole service on one machine, with a real Kafka and a real S3 server: `python -m infra.local`."""

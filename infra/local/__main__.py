@@ -14,38 +14,41 @@ from typing import NoReturn
 
 from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.processes import aliases_for, miniatures_to_build, port, ports, process_table
+from infra.local.placement import place, visible_gpus
+from infra.local.ports import port, ports
+from infra.local.process import PartFailed
+from infra.local.processes import aliases_for, miniatures_to_build, process_table
 from infra.local.servers import HOST
-from infra.local.supervisor import PartDied, Supervisor
+from infra.local.supervisor import Supervisor
 
 HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
-"""Kafka's logs, the pictures, and what the parts keep: a restart loses nothing."""
+"""Holds Kafka's logs, the images and the data of every part, so that a restart loses nothing."""
 ROOM_BYTES = 2 * 1024**3
-"""Kafka's logs of an afternoon, the pictures, and the Java packages of the first start."""
-_WIDTH = 18
+"""Enough for an afternoon of Kafka's logs and images, and the Java packages of the first start."""
+_WIDTH = 22
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93)
 
 
 def say(name: str, line: str) -> None:
-    """One line of the log stream."""
+    """Print one line of a part."""
     label = f"{name:<{_WIDTH}}|"
     if sys.stdout.isatty():
         label = f"\x1b[{_COLOURS[sum(name.encode()) % len(_COLOURS)]}m{label}\x1b[0m"
     try:
         print(label, line, flush=True)
     except OSError:
-        # Nobody reads any more (a closed terminal, `| head`): end as then, but never without stopping the parts.
+        # The reader has gone (a closed terminal, `| head`): end as SIGHUP does, which stops the parts first.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signal.raise_signal(signal.SIGHUP)
 
 
 def refuse(sentence: str) -> NoReturn:
-    """End before anything was started."""
+    """Exit with a sentence before anything is started."""
     sys.exit(f"make run: {sentence}")
 
 
 def check_machine(runners: int) -> None:
-    """Exit with a sentence where a port is wrong or taken, or the disk has no room."""
+    """Exit with a sentence if a port is wrong or taken, or the disk has too little room."""
     try:
         wanted = ports(runners)
     except ValueError as error:
@@ -73,12 +76,18 @@ async def main() -> int:
     """Start, watch, stop; the exit code."""
     began = time.monotonic()
     settings = load_settings()
-    there = model_folders(settings.model_cache_dir)
-    missing = miniatures_to_build(there)
-    models = sorted([*there, *missing])
-    check_machine(len(models))
+    present = model_folders(settings.model_cache_dir)
+    missing = miniatures_to_build(present)
+    models = sorted([*present, *missing])
     try:
-        table = await asyncio.to_thread(process_table, settings, HOME, models, missing)
+        wanted = os.environ.get("RUNNERS", "")
+        gpus = await asyncio.to_thread(visible_gpus) if wanted else []
+        placements = place(models, aliases_for(models), wanted, gpus)
+    except ValueError as error:
+        refuse(str(error))
+    check_machine(len(placements))
+    try:
+        table = await asyncio.to_thread(process_table, settings, HOME, placements, missing)
     except subprocess.CalledProcessError as error:
         refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
     except (OSError, RuntimeError) as error:
@@ -86,7 +95,7 @@ async def main() -> int:
     supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # After the supervisor was made: circus sets handlers of its own, which would restart everything on SIGHUP.
+    # Set after the supervisor is made, because circus sets its own handlers, which restart everything on SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     stopping = asyncio.ensure_future(stopped.wait())
@@ -99,7 +108,7 @@ async def main() -> int:
     stop_began = time.monotonic()
     await supervisor.stop()
     say("run", f"stopped in {time.monotonic() - stop_began:.1f} s")
-    if isinstance(ended, PartDied):
+    if isinstance(ended, PartFailed):
         print(f"make run: {ended}", file=sys.stderr, flush=True)
         return 1
     if not isinstance(ended, asyncio.CancelledError):
@@ -110,7 +119,7 @@ async def main() -> int:
 async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoReturn:
     seconds = await supervisor.start()
     slowest = max(seconds, key=lambda name: seconds[name])
-    base = f"http://localhost:{port('GATEWAY_PORT', 8000)}"
+    base = f"http://localhost:{port('GATEWAY_PORT')}"
     names = "".join(f"; {name} is answered by {mini}" for name, mini in aliases_for(models).items())
     body = json.dumps({"model_name": models[0], "prompt": "a red circle on a blue background"})
     say(
@@ -127,4 +136,4 @@ if __name__ == "__main__":
     try:
         sys.exit(asyncio.run(main()))
     except KeyboardInterrupt:
-        sys.exit(130)  # before anything was started
+        sys.exit(130)  # Ctrl-C before anything was started

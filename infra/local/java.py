@@ -25,15 +25,15 @@ def java(endpoint: str, main: str, *args: str, options: Sequence[str] = ()) -> l
 
 
 def _jars(endpoint: str) -> list[str]:
-    """The jars of the endpoint. Which they are is asked once and kept: asking takes seconds, and a network."""
+    """The jars of the endpoint. Resolving it takes seconds and a network, so the list is kept in a file."""
     _CACHE.mkdir(parents=True, exist_ok=True)
     kept = _CACHE / f"{hashlib.sha256(endpoint.encode()).hexdigest()[:16]}.jars"
-    # Two processes that fill one repository at once trip over each other.
+    # Two processes that fill one Maven repository at the same time corrupt each other's downloads.
     with FileLock(Path(tempfile.gettempdir()) / "ai-image-gen-jars.lock"):
-        known = kept.read_text().splitlines() if kept.exists() else []
-        if not known or not all(map(os.path.exists, known)):
+        jars = kept.read_text().splitlines() if kept.exists() else []
+        if not jars or not all(map(os.path.exists, jars)):
             artifacts = jgo.resolve(endpoint)
             with ThreadPoolExecutor(_DOWNLOADS) as pool:
-                known = [str(jar) for jar in pool.map(lambda artifact: artifact.resolve(), artifacts)]
-            kept.write_text("\n".join(known))
-    return known
+                jars = [str(jar) for jar in pool.map(lambda artifact: artifact.resolve(), artifacts)]
+            kept.write_text("\n".join(jars))
+    return jars

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from infra.local.java import java
+from infra.local.process import Part
 
 HOST = "127.0.0.1"
 ACCESS_KEY = "local-access-key"
@@ -19,7 +20,7 @@ REGION = "us-east-1"
 
 _KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
 _S3 = "org.gaul:s3proxy:4.1.0"
-# Any fixed id will do: nothing but this one node ever reads the folder.
+# Any fixed id will do: only this node reads the folder.
 _CLUSTER = "bG9jYWwtYWktaW1hZ2UtZw"
 
 _KAFKA_PROPERTIES = """\
@@ -39,10 +40,10 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# Takeover from a killed consumer within seconds: the group may ask for a session this short.
+# Lets consumers ask for a session this short, so that another takes over from a killed one within seconds.
 group.consumer.min.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=500
-# Back soon after kill -9: the old registration must run out first.
+# After kill -9 the broker returns only when its old registration has run out.
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=16777216
@@ -78,7 +79,7 @@ class Kafka:
 
     @property
     def bootstrap(self) -> str:
-        """The address clients are given."""
+        """The address for clients."""
         return f"{HOST}:{self.port}"
 
     def command(self) -> list[str]:
@@ -103,6 +104,10 @@ class Kafka:
         )
         return java(_KAFKA, "kafka.Kafka", str(properties), options=options)
 
+    def part(self) -> Part:
+        """The broker as a part."""
+        return Part("kafka", tuple(self.command()), ready=self.ready, grace=3)
+
     def ready(self) -> bool:
         """Whether it answers as a broker."""
         if not listens(self.port):
@@ -123,12 +128,12 @@ class S3:
 
     @property
     def endpoint_url(self) -> str:
-        """The address clients are given."""
+        """The address for clients."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
-        """What a client needs to know, by the usual AWS names."""
+        """A client's settings, by the usual AWS names."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -151,8 +156,12 @@ class S3:
         options = ("-Xmx256m", f"-Dlogback.configurationFile={logback}")
         return java(_S3, "org.gaul.s3proxy.Main", "--properties", str(properties), options=options)
 
+    def part(self) -> Part:
+        """The server as a part."""
+        return Part("s3", tuple(self.command()), ready=self.ready, grace=1)
+
     def ready(self) -> bool:
-        """Whether it answers HTTP: a request without a signature is refused, and that is an answer."""
+        """Whether it answers HTTP. It refuses a request without a signature, which is an answer too."""
         try:
             with urllib.request.urlopen(self.endpoint_url, timeout=2):  # noqa: S310 - http on the loopback interface
                 return True

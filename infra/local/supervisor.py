@@ -1,59 +1,29 @@
-"""Parts that belong together, on circus: started as their needs are met, stopped in order, all ended when one dies."""
+"""Runs all parts of `make run` on circus: starts each when the parts it needs are ready, stops them in order, and
+stops all when one dies."""
 
 import asyncio
 import os
-import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import psutil
 from circus.arbiter import Arbiter
 from circus.watcher import Watcher
 from tornado.ioloop import IOLoop
 
+from infra.local.process import LAST_LINES, Part, PartFailed, has_worker, kill_marked
+
 Say = Callable[[str, str], None]
-"""Writes one line of a part: its name, the line."""
+"""Prints one line of a part: (name, line)."""
 
 TICK_SECONDS = 0.1
-_LAST_LINES = 15
-_WORKER_SECONDS = 1.0  # looking through all processes takes some milliseconds
-# BentoML's workers live in sessions of their own and outlive a killed supervisor, so neither a process group nor the
-# tree of children finds them. What every descendant does inherit is the environment.
-_MARK = "LOCAL_PART"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A process to run. `after` names the parts that must be ready before it starts.
-
-    `ready` says whether it is; None: a job, ready once it has ended with exit code 0. `grace`: seconds from SIGTERM to
-    SIGKILL. `by_worker`: a child process does the work, and without it the part is as good as dead.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
-    ready: Callable[[], bool] | None = None
-    grace: float = 5.0
-    by_worker: bool = False
-
-
-class PartDied(Exception):
-    """A part ended that should have gone on, or a job failed."""
-
-    def __init__(self, name: str, how: str, last_lines: Sequence[str]) -> None:
-        """Which part, how it ended and what it said last."""
-        said = "".join(f"\n    {line}" for line in last_lines) or " nothing"
-        super().__init__(f"{name} ended {how}. It said last:{said}")
+_WORKER_SECONDS = 1.0  # a look at all processes takes some milliseconds
 
 
 def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
-    """The parts not yet started whose needs are met."""
+    """The parts that are not started and whose `after` are all ready."""
     return [part for part in parts if part.name not in started and set(part.after) <= set(ready)]
 
 
@@ -61,19 +31,19 @@ class Supervisor:
     """Runs rows of parts. Rows stop from the last to the first, the parts of one row together."""
 
     def __init__(self, rows: Sequence[Sequence[Part]], say: Say) -> None:
-        """Nothing starts yet. Must be made inside a running event loop."""
+        """Start nothing yet. Needs a running event loop."""
         self._rows = rows
         self._say = say
         self._parts = {part.name: part for row in rows for part in row}
         self._run = uuid.uuid4().hex
-        self._last = {name: deque[str](maxlen=_LAST_LINES) for name in self._parts}
+        self._last = {name: deque[str](maxlen=LAST_LINES) for name in self._parts}
         self._ended: dict[str, int] = {}
         self._ready: dict[str, float] = {}
         self._worked: set[str] = set()
         self._look_at_workers = 0.0
         self._began = time.monotonic()
         self._watchers = {name: self._watcher(part) for name, part in self._parts.items()}
-        # An endpoint inside the process: nobody else can steer it. Checked by our own loop, not by circus' timer.
+        # The endpoints are inside this process, so that no other process can control it. `_check` replaces the timer.
         self._arbiter = Arbiter(
             list(self._watchers.values()),
             "inproc://control",
@@ -84,7 +54,7 @@ class Supervisor:
         )
 
     async def start(self) -> dict[str, float]:
-        """Start all; once every part is ready, the seconds each one took. Raises PartDied."""
+        """Start all parts; return once every one is ready, with the seconds each took. Raises PartFailed."""
         await self._arbiter.start()
         started: set[str] = set()
         while len(self._ready) < len(self._parts):
@@ -97,13 +67,13 @@ class Supervisor:
         return dict(self._ready)
 
     async def watch(self) -> NoReturn:
-        """Look after the parts for ever. Raises PartDied."""
+        """Watch the parts until one dies. Raises PartFailed."""
         while True:
             await self._check()
             await asyncio.sleep(TICK_SECONDS)
 
     async def stop(self) -> None:
-        """Stop every part in order and whatever they have started."""
+        """Stop every part, the last row first, and every process that they started."""
         for row in reversed(self._rows):
             watchers = [self._watchers[part.name] for part in row]
             await self._arbiter.stop_watchers(watcher_iter_func=lambda reverse, row=watchers: row)
@@ -112,12 +82,12 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        # Only this half of circus' own `manage_watchers`: the other forgets a process that ends between the two,
-        # and ends everything while any part has no process.
+        # circus' `manage_watchers` also does this, but it loses a process that ends between its two halves, and it
+        # stops everything while any part has no process.
         self._arbiter.reap_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
-                raise PartDied(name, f"with exit code {code}", self._last[name])
+                raise PartFailed(name, f"ended with exit code {code}", self._last[name])
             self._is_ready(name)
         if time.monotonic() >= self._look_at_workers:
             self._look_at_workers = time.monotonic() + _WORKER_SECONDS
@@ -129,7 +99,7 @@ class Supervisor:
                 if has_worker(process.pid):
                     self._worked.add(name)
                 elif name in self._worked:
-                    raise PartDied(name, "with its worker process", self._last[name])
+                    raise PartFailed(name, "ended with its worker process", self._last[name])
 
     async def _probe(self, part: Part) -> None:
         if part.ready is not None and await asyncio.to_thread(part.ready):
@@ -149,7 +119,7 @@ class Supervisor:
         outputs: dict[str, int] = {}
 
         def spawned(watcher: Watcher, pid: int, **_: Any) -> bool:
-            # circus closes its own ends once a part it stops has died, what is still in them unread.
+            # circus closes its pipes once a part that it stops has died, with unread lines in them: keep copies.
             process = watcher.processes[pid]
             outputs.update((name, os.dup(getattr(process, name).fileno())) for name in lines)
             return True
@@ -166,9 +136,9 @@ class Supervisor:
 
         return Watcher(
             part.name,
-            sys.executable if part.command[0] == "python" else part.command[0],
+            part.program,
             args=list(part.command[1:]),
-            env={**os.environ, **part.env, _MARK: self._mark(part.name)},
+            env=part.environment(self._mark(part.name)),
             autostart=False,
             respawn=False,
             graceful_timeout=part.grace,
@@ -179,7 +149,7 @@ class Supervisor:
 
 
 class _Lines:
-    """The output of one stream of a part, cut into lines."""
+    """Cuts the output of one stream of a part into lines."""
 
     def __init__(self, name: str, say: Say, last: deque[str]) -> None:
         self._name = name
@@ -195,7 +165,7 @@ class _Lines:
             self._say(self._name, line)
 
     def drain(self, descriptor: int) -> None:
-        """What a process left in its pipe when it ended, a last line without an end included."""
+        """Read what a process left in its pipe when it ended, also a last line without a newline."""
         os.set_blocking(descriptor, False)
         try:
             while data := os.read(descriptor, 65536):
@@ -204,21 +174,3 @@ class _Lines:
             pass
         if self._rest:
             self({"data": b"\n"})
-
-
-def has_worker(pid: int) -> bool:
-    """Whether the process has a child that lives."""
-    try:
-        return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
-    except psutil.NoSuchProcess:
-        return True  # one of them ended while being looked at: the next look is of use
-
-
-def kill_marked(mark: str) -> None:
-    """Kill every process that was started, at any remove, under the mark."""
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark:
-                process.kill()
-        except psutil.Error:
-            continue  # ended meanwhile, or belongs to somebody else: not ours

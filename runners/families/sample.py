@@ -75,7 +75,7 @@ def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forwa
     copies = len(conditions) // len(samples)
     stacked = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
     times = torch.stack([sample.timestep.float() for sample in samples] * copies)
-    predictions = list(forward(torch.cat(list(latents) * copies), times, stacked).split(1))  # type: ignore[no-untyped-call]
+    predictions = list(forward(torch.cat(list(latents) * copies), times, stacked).split(1))
     if not negative:
         return predictions
     halves = zip(samples, predictions[: len(samples)], predictions[len(samples) :], strict=True)

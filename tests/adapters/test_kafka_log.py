@@ -12,12 +12,13 @@ from adapters.kafka_client import Connectivity
 from adapters.kafka_log import KafkaLog
 from adapters.kafka_topics import create_topics
 from config.settings import Settings
+from infra.local.ports import free_ports
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import CancelRequested
 from tests.adapters.conftest import LogBench
 from tests.adapters.reading import reading
-from tests.conftest import KafkaServer, free_ports
 from tests.support.kafka import kafka_settings
+from tests.support.servers import KafkaServer
 
 
 def cancel() -> CancelRequested:

@@ -20,8 +20,8 @@ from tasks.preview import PREVIEW_BYTES, Preview
 from tasks.reading import PreviewRead, Unreadable, read_record
 from tests.adapters.conftest import LogBench
 from tests.adapters.reading import DEADLINE, Reading, reading
-from tests.conftest import KafkaServer
 from tests.support.kafka import kafka_settings
+from tests.support.servers import KafkaServer
 
 
 def a_preview(image: bytes = b"\xff\xd8\xff") -> Preview:

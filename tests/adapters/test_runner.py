@@ -11,6 +11,7 @@ from adapters import runner_client
 from adapters.clock import SystemClock
 from adapters.memory_runner import MemoryRunner
 from adapters.runner_client import HttpRunner, runner_session
+from infra.local.ports import free_ports
 from tasks.errors import (
     InvalidRequest,
     OutOfMemory,
@@ -22,7 +23,6 @@ from tasks.errors import (
 )
 from tasks.ports import RunnerClient
 from tasks.runner_api import FRAMES, Accepted, Decoder, End, Error, Frame, Input, RunRequest, Step, encode
-from tests.conftest import free_ports
 from tests.support.world import card
 
 Serve = Callable[[Callable[[web.Request], object]], object]

@@ -15,11 +15,11 @@ from moto.server import ThreadedMotoServer
 from adapters.memory_store import MemoryStore
 from adapters.s3_store import S3Store, create_bucket
 from config.settings import Settings
+from infra.local.ports import free_ports
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
 from tasks.ports import ImageStore
 from tests.adapters.test_view import IDS, outcome
-from tests.conftest import free_ports
 
 
 @pytest.fixture(scope="session")

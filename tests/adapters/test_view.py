@@ -41,7 +41,7 @@ def outcome(task_id: str, status: str = "completed") -> Outcome:
     view.apply([CARD])
     (read,) = view.apply([on_lane(0, body(task_id))])
     assert isinstance(read, TaskChange)
-    return Outcome(task_id=task_id, at=9.0, status=status, attempt=1, task=read.task)  # type: ignore[arg-type]
+    return Outcome(task_id=task_id, at=9.0, status=status, tries=1, task=read.task)  # type: ignore[arg-type]
 
 
 def on_lane(offset: int, value: bytes, lane: str = LANES[0], partition: int = 0) -> Record:

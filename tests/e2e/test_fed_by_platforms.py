@@ -2,7 +2,6 @@
 
 import base64
 import json
-import signal
 import subprocess
 import sys
 import uuid
@@ -13,10 +12,10 @@ import httpx
 import pytest
 
 from adapters.s3_store import S3Store
-from config.settings import Settings
+from infra.local.parts import python
+from infra.local.ports import free_ports
 from tasks.events import Outcome
-from tests.conftest import free_ports
-from tests.support.stack import ROOT, Part, Stack
+from tests.support.stack import ROOT, Process, Stack
 
 CALL = """
 import json, sys
@@ -29,9 +28,9 @@ for _ in range(2): print(json.dumps(handler(event, Context())))
 
 
 @pytest.fixture
-def fed(stack: Stack, sd_runner: Part, tmp_path: Path) -> Iterator[Stack]:
+def fed(stack: Stack, sd_runner: Process, tmp_path: Path) -> Iterator[Stack]:
     """A namespace no consumer of ours reads, and the same runner."""
-    sd_runner.ready()
+    sd_runner.wait_until_ready()
     fed = Stack(stack.bootstrap, stack.s3_env, stack.models, tmp_path)
     fed.settings = {
         "RUNNER_URLS": sd_runner.url,
@@ -50,16 +49,17 @@ def task_record() -> tuple[str, bytes]:
     return task_id, json.dumps(record).encode()
 
 
-async def outcome(fed: Stack, task_id: str, monkeypatch: pytest.MonkeyPatch) -> Outcome | None:
+async def stored_outcome(fed: Stack, task_id: str, monkeypatch: pytest.MonkeyPatch) -> Outcome | None:
     """What the store says of the task."""
     for name, value in fed.env().items():
         monkeypatch.setenv(name, value)
-    return await S3Store(Settings()).get_outcome(task_id)
+    return await S3Store(fed.read_settings()).get_outcome(task_id)
 
 
 async def test_a_knative_event_is_answered_once_its_picture_is_stored(fed: Stack, monkeypatch: pytest.MonkeyPatch):
-    command = [sys.executable, "-m", "functions.consume.knative"]
-    part = fed._add("knative", command, fed.env(), int(fed.settings["CONSUMER_PORT"])).ready()
+    port = int(fed.settings["CONSUMER_PORT"])
+    command = ("-m", "functions.consume.knative")
+    part = fed.start(python("knative", port, command, fed.env())).wait_until_ready()
     task_id, value = task_record()
     headers = {
         "ce-specversion": "1.0",
@@ -71,12 +71,10 @@ async def test_a_knative_event_is_answered_once_its_picture_is_stored(fed: Stack
     }
     for _ in range(2):
         assert httpx.post(part.url, content=value, headers=headers, timeout=60).status_code == 204
-    found = await outcome(fed, task_id, monkeypatch)
+    found = await stored_outcome(fed, task_id, monkeypatch)
     assert found is not None
-    assert (found.status, found.attempt) == ("completed", 1)
-    part.signal(signal.SIGTERM)
-    assert part.process is not None
-    assert part.process.wait(20) == 0
+    assert (found.status, found.tries) == ("completed", 1)
+    assert part.terminate(20) == 0
 
 
 async def test_a_lambda_call_ends_its_tasks_and_a_warm_second_one_makes_nothing_twice(
@@ -101,6 +99,6 @@ async def test_a_lambda_call_ends_its_tasks_and_a_warm_second_one_makes_nothing_
     assert done.returncode == 0, done.stderr
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert answers == ['{"batchItemFailures": []}'] * 2
-    found = await outcome(fed, task_id, monkeypatch)
+    found = await stored_outcome(fed, task_id, monkeypatch)
     assert found is not None
-    assert (found.status, found.attempt) == ("completed", 1)
+    assert (found.status, found.tries) == ("completed", 1)

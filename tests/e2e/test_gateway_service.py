@@ -20,7 +20,7 @@ async def _publish(stack: Stack, model: str) -> None:
 
 def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
     asyncio.run(_publish(stack, "nobody-runs-this"))
-    gateway = stack.gateway(GATEWAY_NOTICE="1").ready()
+    gateway = stack.gateway(GATEWAY_NOTICE="1").wait_until_ready()
     api = Api(gateway.url)
     until(lambda: "nobody-runs-this" in httpx.get(f"{gateway.url}/models").text, what="the model known")
     with ThreadPoolExecutor(1) as pool:
@@ -37,11 +37,11 @@ def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
 
 
 def test_a_second_signal_ends_a_gateway_at_once_and_its_worker_with_it(stack: Stack):
-    gateway = stack.gateway(GATEWAY_NOTICE="300").ready()
-    family = gateway._family()
-    gateway.process.terminate()
+    asyncio.run(_publish(stack, "nobody-runs-this"))  # a gateway that knows no model is not ready
+    gateway = stack.gateway(GATEWAY_NOTICE="300").wait_until_ready()
+    family = gateway.processes()
+    gateway.ask_to_end()
     until(lambda: httpx.get(f"{gateway.url}/readyz").status_code == 503, what="it is not ready")
     assert httpx.get(f"{gateway.url}/livez").headers["connection"] == "close"
-    gateway.process.terminate()
-    assert gateway.process.wait(10) != 0
-    until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family), 10, "nobody left")
+    assert gateway.terminate(10) != 0
+    assert not any(process.is_running() and process.status() != "zombie" for process in family)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from functions.api.keys import new_key
-from tests.support.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Process, Stack, until
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,12 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(stack: Stack, api: Api, keys_file: Path) -> Part:
+def guarded(stack: Stack, api: Api, keys_file: Path) -> Process:
     """A second gateway of the same service, with keys on."""
-    return stack.gateway(API_KEYS_FILE=str(keys_file)).ready()
+    return stack.gateway(API_KEYS_FILE=str(keys_file)).wait_until_ready()
 
 
-def test_a_user_gets_the_picture_and_another_learns_nothing_of_it(guarded: Part, keys_file: Path, stack: Stack):
+def test_a_user_gets_the_picture_and_another_learns_nothing_of_it(guarded: Process, keys_file: Path, stack: Stack):
     alice, alices = new_key("alice")
     bob, bobs = new_key("bob", ["batch_task"], ["flux-mini"])
     # While it runs: nobody restarts anything.
@@ -50,15 +50,13 @@ def test_a_user_gets_the_picture_and_another_learns_nothing_of_it(guarded: Part,
     assert not any(alice.rpartition("_")[2] in log.read_text() for log in written)
 
 
-def test_no_part_listens_on_more_than_this_machine_unless_told_so(guarded: Part, stack: Stack):
-    running = [part for part in stack.parts if part.process is not None and part.process.poll() is None]
+def test_no_part_listens_on_more_than_this_machine_unless_told_so(guarded: Process, stack: Stack):
+    running = [part for part in stack.parts if part.exit_code is None]
     assert guarded in running
     for part in running:
-        assert part.process is not None
-        family = psutil.Process(part.process.pid)
         sockets = [
             connection.laddr.ip
-            for process in (family, *family.children(recursive=True))
+            for process in part.processes()
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
@@ -67,6 +65,5 @@ def test_no_part_listens_on_more_than_this_machine_unless_told_so(guarded: Part,
 
 def test_a_gateway_whose_keys_cannot_be_read_ends_with_a_sentence(stack: Stack):
     part = stack.gateway(API_KEYS_FILE=str(stack.folder / "nowhere.jsonl"))
-    assert part.process is not None
-    until(lambda: part.process.poll() is not None, 60, "the gateway ended")
+    until(lambda: part.exit_code is not None, 60, "the gateway ended")
     assert "nowhere.jsonl cannot be read" in part.log.read_text()

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from PIL import Image
 
-from tests.support.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Process, Stack, until
 
 LONG = {"steps": 150, "width": 128, "height": 128}
 
@@ -107,7 +107,7 @@ def test_a_queued_task_has_a_position_and_a_cancel_ends_it_at_once(api: Api):
         api.reached(task, "canceled", "completed", seconds=30)
 
 
-def test_a_task_written_straight_to_the_lane_is_done_and_nonsense_goes_to_the_dead_letters(api: Api, stack: Stack):
+def test_a_task_written_to_the_lane_is_done_and_nonsense_is_a_dead_letter(api: Api, stack: Stack):
     task_id = uuid.uuid4().hex
     producer = Producer({"bootstrap.servers": stack.bootstrap, "partitioner": "murmur2_random"})
     lane = f"{stack.prefix}.online_task"
@@ -142,8 +142,8 @@ def test_what_can_be_asked_is_listed_and_an_alias_is_stated(api: Api):
     assert "night" in models["sd-mini"]["loras"]
 
 
-def test_two_gateways_read_each_others_writes(api: Api, stack: Stack, gateway: Part):
-    other = Api(stack.gateway().ready().url)
+def test_two_gateways_read_each_others_writes(api: Api, stack: Stack, gateway: Process):
+    other = Api(stack.gateway().wait_until_ready().url)
     for _ in range(20):
         task = api.submit(image_params={"steps": 1})
         assert other.status(task)["task_id"] == task

@@ -8,8 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,12 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 import pytest
 
+from infra.local.ports import free_ports
 from infra.local.servers import S3, Kafka
-from tests.conftest import free_ports
-from tests.support.stack import Api, Part, Stack, until
+from tests.support.stack import Api, Process, Stack, until
 from tools.bench.stub_runner import MODEL
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "8"))
@@ -42,36 +39,14 @@ pytestmark = pytest.mark.timeout(int(3 * SECONDS + 400))
 
 
 @dataclass
-class Server:
-    """The broker or the store."""
-
-    server: Kafka | S3
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> None:
-        """Start it, on what it had stored, and wait until it answers."""
-        command = self.server.command()
-        with (self.server.folder / "log.txt").open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-        until(self.server.ready, 90, f"{self.server} answers")
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of it."""
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
-        if number == signal.SIGKILL:
-            self.process.wait(10)
-
-
-@dataclass
-class House:
+class ServiceInTrouble:
     """All of the service, on a broker and a store of its own."""
 
-    broker: Server
-    store: Server
-    runner: Part
-    consumer: Part
-    gateway: Part
+    broker: Process
+    store: Process
+    runner: Process
+    consumer: Process
+    gateway: Process
 
     @property
     def api(self) -> Api:
@@ -80,18 +55,19 @@ class House:
 
     def take_away(self, what: str, how: str) -> None:
         """Kill it or freeze it."""
-        number = signal.SIGKILL if how == "killed" else signal.SIGSTOP
-        getattr(self, what).signal(number)
+        part: Process = getattr(self, what)
+        if how == "killed":
+            part.kill()
+        else:
+            part.signal(signal.SIGSTOP)
 
     def bring_back(self, what: str, how: str) -> None:
         """It is there again, and answers."""
-        part: Server | Part = getattr(self, what)
+        part: Process = getattr(self, what)
         if how == "frozen":
             part.signal(signal.SIGCONT)
             return
-        part.start()
-        if isinstance(part, Part):
-            part.ready()
+        part.start().wait_until_ready()
 
     @property
     def unstored(self) -> int:
@@ -101,22 +77,20 @@ class House:
         assert found, page
         return int(float(found[1]))
 
-    def resident(self, part: Part) -> float:
+    def resident(self, part: Process) -> float:
         """MiB of memory."""
-        assert part.process is not None
-        family = [psutil.Process(part.process.pid), *psutil.Process(part.process.pid).children(recursive=True)]
-        return float(sum(one.memory_info().rss for one in family)) / 2**20
+        return float(sum(process.memory_info().rss for process in part.processes())) / 2**20
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceInTrouble]:
     """The service, ready."""
     folder = tmp_path_factory.mktemp("outages")
     ports = free_ports(3)
-    broker = Server(Kafka(folder / "kafka", ports[0], ports[1]))
-    store_server = S3(folder / "s3", ports[2])
-    store = Server(store_server)
-    stack = Stack(f"127.0.0.1:{ports[0]}", store_server.env, folder, folder / "stack")
+    kafka, s3 = Kafka(folder / "kafka", ports[0], ports[1]), S3(folder / "s3", ports[2])
+    broker = Process(kafka.part(), folder / "kafka" / "log.txt")
+    store = Process(s3.part(), folder / "s3" / "log.txt")
+    stack = Stack(kafka.bootstrap, s3.env, folder, folder / "stack")
     stack.settings |= {
         "MAX_UNSTORED": str(MAX_UNSTORED),
         "MAX_QUEUED_TASKS_PER_USER": str(OF_USER),
@@ -125,26 +99,23 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     }
     stack.folder.mkdir()
     try:
-        broker.start()
-        store.start()
+        for server in (broker, store):
+            server.start().wait_until_ready()
         stack.provision()
         with stack.running():
-            port = free_ports(1)[0]
-            command = [sys.executable, "-m", "tools.bench.stub_runner", str(port)]
-            runner = stack._add("runner", command, stack.env(), port)
-            made = House(broker, store, runner, stack.consumer(runner), stack.gateway())
+            runner = stack.python("runner", "-m", "tools.bench.stub_runner")
+            made = ServiceInTrouble(broker, store, runner, stack.consumer(runner), stack.gateway())
             for part in (made.runner, made.consumer, made.gateway):
-                part.ready()
+                part.wait_until_ready()
             until(lambda: MODEL in made.api.model_names(), what="the model known")
             yield made
     finally:
         for server in (broker, store):
-            with contextlib.suppress(ProcessLookupError):
-                server.signal(signal.SIGKILL)
+            server.kill()
 
 
 @dataclass
-class Load:
+class SteadyLoad:
     """Somebody submits without pause, somebody asks without pause how one task stands."""
 
     api: Api
@@ -155,7 +126,7 @@ class Load:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator["Load"]:
+    def going_on(self) -> Iterator["SteadyLoad"]:
         """The load, for so long."""
         threads = [threading.Thread(target=self._submit), threading.Thread(target=self._look)]
         for thread in threads:
@@ -192,11 +163,11 @@ class Load:
 class Lines:
     """What the parts' logs say from now on, tasks' lives left out."""
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: Process) -> None:
         """From here on."""
         self._from = {part.name: part.log.stat().st_size for part in parts}
 
-    def of(self, part: Part) -> list[str]:
+    def of(self, part: Process) -> list[str]:
         """The lines of one part."""
         with part.log.open("rb") as log:
             log.seek(self._from[part.name])
@@ -207,23 +178,23 @@ class Lines:
     ("what", "how"),
     [("broker", "killed"), ("broker", "frozen"), ("store", "killed"), ("store", "frozen"), ("runner", "killed")],
 )
-def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, what: str, how: str) -> None:
-    api = house.api
+def test_an_outage_loses_nothing_is_told_at_once_and_said_once(service: ServiceInTrouble, what: str, how: str) -> None:
+    api = service.api
     known = api.submit(MODEL)
     api.reached(known, "completed", seconds=60 + SPARE)
-    lines = Lines(house.consumer, house.gateway)
-    memory = house.resident(house.consumer)
+    lines = Lines(service.consumer, service.gateway)
+    memory = service.resident(service.consumer)
     unstored = 0
-    with Load(api, known).going_on() as load:
+    with SteadyLoad(api, known).going_on() as load:
         until(lambda: len(load.accepted()) >= 3, 30 + SPARE, "the load goes on")
         gone = time.monotonic()
-        house.take_away(what, how)
+        service.take_away(what, how)
         while time.monotonic() - gone < SECONDS:
             time.sleep(0.2)
-            unstored = max(unstored, house.unstored)
-        full = house.resident(house.consumer)
+            unstored = max(unstored, service.unstored)
+        full = service.resident(service.consumer)
         unfinished = [task for task in load.accepted() if api.status(task)["status"] != "completed"]
-        house.bring_back(what, how)
+        service.bring_back(what, how)
         back = time.monotonic()
         first = until(lambda: load.accepted_after(back), LONGEST_RETURN + SPARE, "a submit is accepted")[0]
         taken_again = time.monotonic() - back
@@ -239,7 +210,7 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, wha
     during = [(seconds, answer) for at, seconds, answer in load.submits if gone < at < back]
     refused = [(seconds, answer) for seconds, answer in during if answer.status_code != 202]
     slowest = max((seconds for seconds, _ in during), default=0.0)
-    said = {part.name: lines.of(part) for part in (house.consumer, house.gateway)}
+    said = {part.name: lines.of(part) for part in (service.consumer, service.gateway)}
     print(
         f"\n{what} {how} for {back - gone:.1f} s: {len(during)} submits, {len(refused)} refused, slowest answer "
         f"{slowest:.2f} s, median of refusals {sorted(s for s, _ in refused)[len(refused) // 2] if refused else 0:.3f} s; "
@@ -268,10 +239,10 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, wha
         assert len(one) <= 8, (name, one)
 
 
-def test_a_flood_is_stopped_at_the_limit_and_neither_it_nor_silent_clients_hold_up_another_user(house: House) -> None:
-    url = house.api.url
+def test_neither_a_flood_nor_silent_clients_delay_another_user(service: ServiceInTrouble) -> None:
+    url = service.api.url
     port = int(url.rsplit(":", 1)[1])
-    house.runner.signal(signal.SIGSTOP)
+    service.runner.signal(signal.SIGSTOP)
     with contextlib.ExitStack() as open_ones:
         silent = [open_ones.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(200)]
         for one in silent[::2]:
@@ -294,9 +265,9 @@ def test_a_flood_is_stopped_at_the_limit_and_neither_it_nor_silent_clients_hold_
             one.settimeout(30)
             with contextlib.suppress(ConnectionResetError):
                 assert one.recv(1) == b""
-    house.runner.signal(signal.SIGCONT)
+    service.runner.signal(signal.SIGCONT)
     for task in [*flood, other["task_id"]]:
-        house.api.reached(task, "completed", seconds=60 + SPARE)
-    came = httpx.get(f"{house.runner.url}/times").json()
+        service.api.reached(task, "completed", seconds=60 + SPARE)
+    came = httpx.get(f"{service.runner.url}/times").json()
     order = sorted([*flood, other["task_id"]], key=lambda task: came[task])
     assert order.index(other["task_id"]) <= MAX_RUNNING

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from tests.support.stack import Part, Stack, until
+from tests.support.stack import Process, Stack, until
 
 USERS = 4
 NOTICE = "5"
@@ -49,7 +49,7 @@ def _is_ready(url: str) -> bool:
 
 
 @dataclass
-class Load:
+class RestartLoad:
     """Users at work, until told to stop."""
 
     balancer: Balancer
@@ -59,7 +59,7 @@ class Load:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def running(self) -> Iterator["Load"]:
+    def running(self) -> Iterator["RestartLoad"]:
         """The load, in threads of its own."""
         work = [self._probe, self._waits, self._listens, *[self._asks] * USERS]
         threads = [threading.Thread(target=self._for_ever, args=(one,)) for one in work]
@@ -124,13 +124,7 @@ class Load:
 @pytest.fixture
 def own(kafka: Any, s3: Any, models: Path, tmp_path: Path) -> Iterator[Stack]:
     """A namespace of its own."""
-    s3_env = {
-        "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
-        "AWS_ACCESS_KEY_ID": s3.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    own = Stack(kafka.bootstrap, s3_env, models, tmp_path, settings={"GATEWAY_NOTICE": NOTICE})
+    own = Stack(kafka.bootstrap, s3.env, models, tmp_path, settings={"GATEWAY_NOTICE": NOTICE})
     own.provision()
     with own.running():
         yield own
@@ -156,13 +150,12 @@ def events(stack: Stack) -> list[dict[str, Any]]:
         reader.close()
 
 
-def ready(part: Part) -> Part:
+def ready(part: Process) -> Process:
     """The part, ready: started beside a load, it takes longer than alone."""
-    until(part._is_ready, 300, f"{part.name} ready (log: {part.log})")
-    return part
+    return part.wait_until_ready(300)
 
 
-def end(part: Part) -> float:
+def end(part: Process) -> float:
     """SIGTERM; the seconds until it has ended, which must be in order."""
     began = time.monotonic()
     code = part.terminate(60)
@@ -171,7 +164,7 @@ def end(part: Part) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_every_part_is_replaced_under_load_and_no_request_fails_and_no_attempt_is_wasted(own: Stack):
+def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(own: Stack):
     runner, next_runner = own.runner("sd-mini"), own.runner("sd-mini")
     gateway, consumer = own.gateway(), own.consumer(runner, next_runner)
     next_runner.kill()  # only its address is needed yet
@@ -179,7 +172,7 @@ def test_every_part_is_replaced_under_load_and_no_request_fails_and_no_attempt_i
         ready(part)
     until(lambda: "sd-mini" in httpx.get(f"{gateway.url}/models").text, what="the model known")
     seconds: dict[str, float] = {}
-    with Load(Balancer(gateway.url)).running() as load:
+    with RestartLoad(Balancer(gateway.url)).running() as load:
         until(lambda: load.requests["get_image"] >= 3, 300, "the load under way")
 
         ready(next_runner.start())
@@ -203,11 +196,11 @@ def test_every_part_is_replaced_under_load_and_no_request_fails_and_no_attempt_i
     started = Counter((event["task_id"], event["attempt"]) for event in told if event["kind"] == "started")
     assert started == Counter(itertools.product(load.tasks, [1]))
     assert not [event for event in told if event["kind"] == "released"]
-    assert next_consumer.process is not None and next_consumer.process.poll() is None
+    assert next_consumer.died() is None
     print({**load.requests}, {name: round(took, 2) for name, took in seconds.items()})
 
 
-def _ended(gateway: Part, task_id: str) -> str:
+def _ended(gateway: Process, task_id: str) -> str:
     def ended() -> str | None:
         status = str(httpx.get(f"{gateway.url}/check_status/{task_id}", timeout=30).json()["status"])
         return None if status in ("queued", "running") else status

@@ -11,7 +11,8 @@ import pytest
 
 from bentos.build import model_folders
 from infra.local import __main__ as make_run
-from infra.local.processes import aliases_for, miniatures_to_build, ports
+from infra.local.ports import PORTS, ports
+from infra.local.processes import aliases_for, miniatures_to_build
 from infra.local.servers import HOST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a folder of its own, on ports nobody uses: `make run` may be up beside the tests."""
     monkeypatch.chdir(tmp_path)
-    for name in (
-        "GATEWAY_PORT", "CONSUMER_PORT", "KAFKA_PORT", "KAFKA_CONTROLLER_PORT", "S3_PORT", "FIRST_RUNNER_PORT"
-    ):  # fmt: skip
+    for name in PORTS:
         monkeypatch.setenv(name, "0")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local.supervisor import Part, PartDied, Supervisor, startable
+from infra.local.process import Part, PartFailed
+from infra.local.supervisor import Supervisor, startable
 
 WAIT = "import time; time.sleep(60)"
 SAY_BYE = (
@@ -95,7 +96,9 @@ async def test_parts_start_when_what_they_need_is_ready_and_stop_in_reverse_rows
 async def test_a_part_that_dies_is_named_with_its_exit_code_and_its_last_words() -> None:
     dies = "import sys; print('no room on', end=' '); print('the device'); sys.exit(7)"
     async with supervised(Heard(), [[python("store", dies)], [python("other", WAIT)]]) as supervisor:
-        with pytest.raises(PartDied, match=r"store ended with exit code 7\. It said last:\n    no room on the device"):
+        with pytest.raises(
+            PartFailed, match=r"store ended with exit code 7\. It said last:\n    no room on the device"
+        ):
             await start_and_watch(supervisor)
 
 
@@ -105,7 +108,7 @@ async def test_a_job_that_fails_stops_the_start() -> None:
         [python("gateway", WAIT, after=("topics",))],
     ]
     async with supervised(Heard(), parts) as supervisor:
-        with pytest.raises(PartDied, match=r"topics ended with exit code 1[\s\S]+the broker is too old"):
+        with pytest.raises(PartFailed, match=r"topics ended with exit code 1[\s\S]+the broker is too old"):
             await supervisor.start()
 
 
@@ -115,7 +118,7 @@ async def test_a_worker_in_a_session_of_its_own_is_not_left_behind(end: str, tmp
     code = WORKER_IN_ITS_OWN_SESSION + ("time.sleep(60)" if end == "stopped" else "import os; os.kill(os.getpid(), 9)")
     part = Part("runner", ("python", "-c", code, str(pid_file)), ready=pid_file.exists, grace=3)
     async with supervised(Heard(), [[part]]) as supervisor:
-        with contextlib.suppress(PartDied):
+        with contextlib.suppress(PartFailed):
             await supervisor.start()
     worker = int(pid_file.read_text())
     deadline = time.monotonic() + 10
@@ -132,7 +135,9 @@ async def test_a_service_whose_worker_died_is_told_though_the_service_itself_liv
     )
     part = Part("runner", ("python", "-c", code), ready=lambda: True, grace=3, by_worker=True)
     async with supervised(Heard(), [[part]]) as supervisor:
-        with pytest.raises(PartDied, match=r"runner ended with its worker process\. It said last:\n    out of memory"):
+        with pytest.raises(
+            PartFailed, match=r"runner ended with its worker process\. It said last:\n    out of memory"
+        ):
             await start_and_watch(supervisor)
 
 

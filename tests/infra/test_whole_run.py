@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import free_ports
+from infra.local.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 240.0

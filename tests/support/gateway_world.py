@@ -99,7 +99,7 @@ class World:
             task_id=task.task_id,
             at=self.clock.now(),
             status=status,
-            attempt=1,
+            tries=1,
             task=task,
             images=(image,) if status == "completed" else (),
             error=TaskFailure(code=code, message=f"It is {code}.") if code else None,

@@ -1,4 +1,4 @@
-"""A whole service on twins: one broker, one store, runners, and consumers that can be started and killed."""
+"""A whole service on twins: one broker, one store, runners, and consumers that tests start, stop and kill."""
 
 import asyncio
 import contextlib
@@ -48,31 +48,30 @@ def card(model: str = "sd-mini", **more: object) -> ServedModel:
 
 @dataclass
 class Running:
-    """One consumer process."""
+    """One consumer process. `work` is its `Consumer.run`."""
 
     log: MemoryLog
     consumer: Consumer
-    work: list["asyncio.Task[None]"]
+    work: "asyncio.Task[None]"
+
+    @property
+    def working(self) -> bool:
+        """Whether it runs and was not asked to stop."""
+        return not self.work.done() and not self.consumer.stop_requested.is_set()
 
     async def kill(self) -> None:
-        """End it as kill -9 does: nothing more is said, its tasks stop where they are."""
+        """End it as kill -9 does: nothing it writes arrives any more, its tasks stop where they are."""
         self.log.mute()
-        self.consumer.dispatcher._stopping = True
-        while left := [task for task in (*self.work, *self.consumer.dispatcher._background) if not task.done()]:
-            for task in left:
-                task.cancel()
+        while not self.work.done():
+            self.work.cancel()
             await settle(5)
         self.log.leave()
         await settle()
 
     async def stop(self, grace: float = 30.0) -> None:
-        """End it as SIGTERM does."""
-        self.consumer.dispatcher.take_no_more()
-        for task in self.work:
-            task.cancel()
-        await asyncio.gather(*self.work, return_exceptions=True)
-        await self.consumer.dispatcher.stop(grace)
-        await self.log.close()
+        """End it as SIGTERM does, with so many seconds of grace."""
+        self.consumer.stop(grace)
+        await self.work
 
 
 @dataclass
@@ -82,6 +81,8 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     store: MemoryStore = field(default_factory=MemoryStore)
     runners: dict[str, MemoryRunner] = field(default_factory=dict)
+    cards: dict[str, ServedModel] = field(default_factory=dict)
+    """By model: what a submit is checked against."""
     consumers: list[Running] = field(default_factory=list)
     settings: Settings = SETTINGS
 
@@ -91,9 +92,13 @@ class World:
         self.client = MemoryLog(self.broker)
         self.add_runner()
 
-    def add_runner(self, url: str = "memory://1", **more: object) -> MemoryRunner:
-        """One more runner."""
-        self.runners[url] = MemoryRunner(card(**more), self.clock, url=url)  # type: ignore[arg-type]
+    def add_runner(
+        self, url: str = "memory://1", capabilities: ServedModel | None = None, **more: object
+    ) -> MemoryRunner:
+        """One more runner, of these capabilities or of those of `card`."""
+        capabilities = capabilities or card(**more)  # type: ignore[arg-type]
+        self.cards[capabilities.model] = capabilities
+        self.runners[url] = MemoryRunner(capabilities, self.clock, url=url)
         return self.runners[url]
 
     @property
@@ -110,15 +115,14 @@ class World:
 
         consumer = build_consumer(
             self.settings,
-            log=log,
+            task_log=log,
             store=self.store,
             clock=self.clock,
             addresses=addresses,
             connect=lambda url: self.runners[url],
         )
         await consumer.pool.look()
-        work = [asyncio.ensure_future(consumer.dispatcher.run()), asyncio.ensure_future(consumer.pool.watch())]
-        running = Running(log, consumer, work)
+        running = Running(log, consumer, asyncio.create_task(consumer.run()))
         self.consumers.append(running)
         await settle()
         return running
@@ -127,8 +131,7 @@ class World:
         """Append a task as the gateway does."""
         task_id = uuid.uuid4().hex
         request = GenerateRequest.model_validate({"model_name": "sd-mini", "prompt": "a red circle"} | body)
-        cards = {runner._card.model: runner._card for runner in self.runners.values()}
-        task = accept(request, task_id=task_id, cards=cards, lanes=LANES, created_at=self.clock.now())
+        task = accept(request, task_id=task_id, cards=self.cards, lanes=LANES, created_at=self.clock.now())
         await self.client.append_task(task)
         await settle()
         return task
@@ -156,7 +159,7 @@ class World:
         return [event.attempt for event in self.events(task) if isinstance(event, Started)]
 
     def outcome(self, task: Task) -> Outcome | None:
-        """The one outcome the log tells, which must be the stored one and its pictures readable."""
+        """The one outcome that was announced, which must be the stored one and its pictures readable."""
         outcomes = [event for event in self.events(task) if isinstance(event, Outcome)]
         if not outcomes:
             return None

@@ -47,9 +47,7 @@ def test_the_position_is_the_number_of_tasks_really_served_before_it(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(COSTS, min_size=2, max_size=30), st.data())
-def test_whoever_comes_while_another_floods_is_served_before_the_floods_second_next(
-    flood: list[float], data: st.DataObject
-):
+def test_a_new_user_is_served_before_the_second_next_task_of_a_flood(flood: list[float], data: st.DataObject):
     queue = filled([(Flow("online", "flood"), cost) for cost in flood], data.draw(st.integers(0, len(flood) - 2)))
     nexts = order(queue)
     lane = data.draw(st.sampled_from(sorted(WEIGHTS)))

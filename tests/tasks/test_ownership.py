@@ -38,16 +38,16 @@ def said(what: Action) -> str:
         (QUEUED, 1, "Keep None"),
         (MINE, 1, "Keep None"),
         (OTHERS, 2, "Keep None"),
-        (OTHERS, 1, "Stop runner_busy"),
-        (LATER, 1, "Stop runner_busy"),
+        (OTHERS, 1, "Stop taken_over"),
+        (LATER, 1, "Stop taken_over"),
         (CANCELED, 1, "Stop canceled"),
     ],
 )
-def test_what_is_due(state: TaskState, mine: int | None, expected: str):
+def test_the_next_action_for_each_state(state: TaskState, mine: int | None, expected: str):
     assert said(next_action(state, mine, "me")) == expected
 
 
-def test_a_task_given_back_waits_for_its_delay_and_one_whose_time_has_come_does_not():
+def test_a_released_task_waits_for_its_delay_and_one_whose_delay_is_over_does_not():
     assert next_action(WAITING, None, "me") == Offer(5.0)
     assert next_action(after_lease(WAITING), None, "me") == Offer(0.0)
 
@@ -56,7 +56,7 @@ def progress(attempt: int) -> Progress:
     return Progress(task_id="0" * 32, at=0.0, attempt=attempt, owner="other", step=0, steps=0)
 
 
-def test_every_sign_of_life_of_a_running_task_is_a_reason_to_look_and_a_repeated_word_of_a_queued_one_is_not():
+def test_every_event_of_a_running_task_and_no_repeated_one_of_a_queued_needs_review():
     assert needs_review(progress(1), OTHERS, apply(OTHERS, progress(1)), "me")
     assert not needs_review(progress(1), WAITING, apply(WAITING, progress(1)), "me")
     cancel = CancelRequested(task_id="0" * 32, at=0.0)

@@ -109,7 +109,7 @@ def test_depth_and_oldest_age_are_told_for_each_model_and_lane() -> None:
     }
 
 
-def test_the_estimate_counts_what_is_before_the_task_and_shares_it_among_the_runners() -> None:
+def test_the_estimate_shares_the_tasks_ahead_among_the_runners() -> None:
     queues = filled("1", "2", "3")
     third = task("3")
     assert queues.estimate(third, QUEUED, card()) == 6.0

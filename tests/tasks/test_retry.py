@@ -5,7 +5,7 @@ import pytest
 from tasks.errors import ERRORS
 from tasks.retry import BACKOFF_SECONDS, MAX_TRIES, UNCOUNTED_DELAY_SECONDS, Fail, RetryLater, decide
 
-FREE = {"runner_busy", "runner_loading"}
+UNCOUNTED = {"runner_busy", "runner_loading", "runner_unavailable", "taken_over"}
 LATER = {
     "generation_failed",
     "out_of_memory",
@@ -17,12 +17,12 @@ LATER = {
     "user_queue_full",
     "worker_failed",
 }
-NEVER = ERRORS.keys() - FREE - LATER
+NEVER = ERRORS.keys() - UNCOUNTED - LATER
 
 
-@pytest.mark.parametrize("code", sorted(FREE))
+@pytest.mark.parametrize("code", sorted(UNCOUNTED))
 @pytest.mark.parametrize("tries", [1, MAX_TRIES, MAX_TRIES + 5])
-def test_what_was_never_tried_is_tried_again_soon_and_does_not_count(code: str, tries: int):
+def test_an_uncounted_attempt_is_retried_soon_and_does_not_count(code: str, tries: int):
     assert decide(ERRORS[code](), tries) == RetryLater(UNCOUNTED_DELAY_SECONDS, counts=False)
 
 

@@ -1,1 +1,1 @@
-"""What the queue costs, measured on the real parts: `python -m tools.bench [NAME ...]`."""
+"""Measures what the queue costs on real parts: `python -m tools.bench [NAME ...]`."""

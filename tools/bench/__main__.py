@@ -1,4 +1,4 @@
-"""`python -m tools.bench` measures what the queue costs; `python -m tools.bench NAME ...` these."""
+"""`python -m tools.bench` runs the usual measurements; `python -m tools.bench NAME ...` runs those named."""
 
 import importlib
 import os
@@ -10,15 +10,15 @@ MORE = ("recovery",)
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the measurements that the command line names."""
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on few cores more threads only get in the way
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of every `finally`: no part is left behind
-    asked = sys.argv[1:] or NAMES
-    unknown = set(asked) - {*NAMES, *MORE}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # runs every `finally`, which ends the parts
+    names = sys.argv[1:] or NAMES
+    unknown = set(names) - {*NAMES, *MORE}
     if unknown:
-        sys.exit(f"{', '.join(sorted(unknown))}: there are {', '.join((*NAMES, *MORE))}.")
-    for name in asked:
-        importlib.import_module(f"bench.{name}").measure()
+        sys.exit(f"{', '.join(sorted(unknown))}: the measurements are {', '.join((*NAMES, *MORE))}.")
+    for name in names:
+        importlib.import_module(f"tools.bench.{name}").measure()
 
 
 if __name__ == "__main__":

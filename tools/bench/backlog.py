@@ -1,4 +1,4 @@
-"""100,000 queued tasks that no runner takes: memory, answers about them, and how long a restart takes."""
+"""100,000 queued tasks that no runner takes: memory, the time of a status request, and the time of a restart."""
 
 import asyncio
 import http.client
@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from adapters.kafka_log import KafkaLog
+from infra.local.process import Process, until
+from infra.local.stack import Stack
 from tasks.accept import accept
 from tasks.task import GenerateRequest
-from tests.support.stack import Part, Stack, until
-from tools.bench.stage import quantiles, resident, row, settings_of, stack, title
+from tools.bench.stage import quantiles, resident, row, stack, title
 from tools.bench.stub_runner import CARD, MODEL
 from tools.bench.throughput import publish_card
 
@@ -28,8 +29,8 @@ def measure() -> None:
     """Print the table."""
     with stack() as built:
         asyncio.run(publish_card(built))
-        gateway, consumer = built.gateway().ready(), built.consumer()
-        until(lambda: _knows_its_tasks(consumer), 60, "the consumer's partitions")
+        gateway, consumer = built.gateway().wait_until_ready(), built.consumer()
+        until(lambda: _knows_its_partitions(consumer), 60, "the consumer's partitions")
         empty = resident(gateway), resident(consumer)
         began = time.monotonic()
         ids = asyncio.run(_enqueue(built))
@@ -45,13 +46,13 @@ def measure() -> None:
     for what, megabytes in (("memory with nothing queued", empty), ("memory with all queued", full)):
         row(what, *(f"{one:.0f} MiB" for one in megabytes))
     row("memory after the restart", *(f"{one:.0f} MiB" for one in again))
-    row("restart (kill -9) until all is known again", *(f"{one:.1f} s" for one in restarts))
+    row("restart (kill -9) until all is read again", *(f"{one:.1f} s" for one in restarts))
     row("", "p50", "p99", "requests")
     quantiles("GET /check_status of a random one", looks)
 
 
 async def _enqueue(stack: Stack) -> list[str]:
-    settings = settings_of(stack)
+    settings = stack.read_settings()
     log = KafkaLog(settings)
     request = GenerateRequest(model_name=MODEL, prompt="a red circle on a blue background")
     task = accept(request, task_id="0" * 32, cards={MODEL: CARD}, lanes=settings.lane_names, created_at=time.time())
@@ -68,8 +69,8 @@ async def _enqueue(stack: Stack) -> list[str]:
     return ids
 
 
-def _queued(part: Part) -> float:
-    """How many tasks it holds as queued, by its own metrics."""
+def _queued(part: Process) -> float:
+    """How many queued tasks its metrics report."""
     try:
         page = httpx.get(f"{part.url}/metrics", timeout=10).text
     except httpx.TransportError:
@@ -79,18 +80,18 @@ def _queued(part: Part) -> float:
     )
 
 
-def _knows_all(part: Part) -> bool:
+def _knows_all(part: Process) -> bool:
     return _queued(part) >= TASKS
 
 
-def _knows_its_tasks(part: Part) -> bool:
+def _knows_its_partitions(part: Process) -> bool:
     try:
         return "partitions of the queue" not in httpx.get(f"{part.url}/readyz", timeout=5).json()["missing"]
     except httpx.TransportError:
         return False
 
 
-def _look(gateway: Part, ids: list[str]) -> list[float]:
+def _look(gateway: Process, ids: list[str]) -> list[float]:
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=10)
     seconds = []
     for task_id in random.sample(ids, LOOKS):
@@ -104,7 +105,7 @@ def _look(gateway: Part, ids: list[str]) -> list[float]:
     return seconds
 
 
-def _restart(part: Part) -> float:
+def _restart(part: Process) -> float:
     part.kill()
     began = time.monotonic()
     part.start()

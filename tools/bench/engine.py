@@ -27,7 +27,7 @@ PICTURES = 16
 ARRIVALS = 60
 STEPS = 6
 LOAD = 0.7
-"""Of what one at a time can do."""
+"""Arrivals, as a share of what the engine does one at a time."""
 
 
 def measure() -> None:
@@ -35,12 +35,12 @@ def measure() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         build_minis(Path(folder))
-        model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+        model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))
     one = model.facts.width * model.facts.height
     engines = {rows: Engine(_with_room(model, rows * one), time.monotonic) for rows in (1, 4)}
     for engine in engines.values():
         warm_up(engine, [warm_up_request(model.facts, STEPS)])
-    # In turns, twice: what else the machine does meanwhile meets both.
+    # In turns, twice, so that other load on the machine affects both alike.
     speeds: dict[int, list[float]] = {1: [], 4: []}
     for _ in range(2):
         for rows, engine in engines.items():
@@ -60,7 +60,9 @@ def measure() -> None:
     title(f"engine, {model.facts.width}x{model.facts.height}, {STEPS} steps, 1 thread")
     row("", "1 at a time", "room for 4", "ratio")
     row(
-        "pictures a second, all there at once", *(f"{speed[rows]:.2f}" for rows in (1, 4)), f"{speed[4] / speed[1]:.2f}"
+        "pictures a second, all submitted at once",
+        *(f"{speed[rows]:.2f}" for rows in (1, 4)),
+        f"{speed[4] / speed[1]:.2f}",
     )
     for what, of in (("mean", statistics.mean), ("p99", partial(_share, 0.99))):
         found = {rows: of(times[rows]) for rows in (1, 4)}
@@ -80,8 +82,8 @@ def _with_room(model: Model, pixels: int) -> Model:
 
 
 def _serve(engine: Engine, model: Model, arrivals: list[float]) -> list[float]:
-    """Seconds from the beginning at which each task ended, that came so many seconds after it. Those the engine has no
-    room for wait in one line, as they do at a consumer."""
+    """When each task ended, in seconds from the beginning; `arrivals`: when each is submitted. Tasks that the engine
+    has no room for wait in one line, as at a consumer."""
     began = time.monotonic()
     ended: dict[int, float] = {}
     change = threading.Condition()

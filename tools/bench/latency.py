@@ -2,48 +2,47 @@
 
 import http.client
 import json
-import sys
 import time
 import uuid
 from urllib.parse import urlsplit
 
 import httpx
 
+from infra.local.process import Process
 from tasks.runner_api import RunRequest
-from tests.support.stack import Part
-from tools.bench.stage import percentile, python, quantiles, row, stack, title
+from tools.bench.stage import percentile, quantiles, row, stack, title
 from tools.bench.stub_runner import MODEL
 
 TASKS = 300
 _PAUSE = 0.1
-"""Seconds between tasks: the one before has been stored and its outcome read by then."""
+"""Seconds between tasks, long enough for the last one to be stored and its outcome to be read."""
 _REQUEST = {"model_name": MODEL, "width": 64, "height": 64, "steps": 1, "guidance_scale": 5.0, "scheduler": "ddim"}
 
 
 def measure() -> None:
     """Print the table."""
     with stack() as built:
-        runner = python(built, "stub", sys.executable, "-m", "tools.bench.stub_runner").ready()
+        runner = built.python("stub", "-m", "tools.bench.stub_runner").wait_until_ready()
         consumer, gateway = built.consumer(runner), built.gateway()
-        consumer.ready()
-        gateway.ready()
+        consumer.wait_until_ready()
+        gateway.wait_until_ready()
         _submits(gateway, 20)
         submits, answers = _submits(gateway, TASKS)
         direct = _directs(runner, TASKS)
-        came = httpx.get(f"{runner.url}/times").json()
-    missing = [task_id for task_id in submits if task_id not in came]
+        arrived = httpx.get(f"{runner.url}/times").json()
+    missing = [task_id for task_id in submits if task_id not in arrived]
     assert not missing, f"{len(missing)} tasks never reached the runner"
-    queue = [came[task_id] - began for task_id, began in submits.items()]
-    straight = [came[task_id] - began for task_id, began in direct.items()]
+    queue = [arrived[task_id] - began for task_id, began in submits.items()]
+    straight = [arrived[task_id] - began for task_id, began in direct.items()]
     title("submit to the runner's first event, idle (goal p50 <= 6 ms, p99 <= 15 ms)")
     row("", "p50", "p99", "tasks")
     quantiles("through gateway, Kafka and consumer", queue)
     quantiles("straight to the runner", straight)
-    quantiles("the 202 to whoever submits", answers)
+    quantiles("the 202 to the client", answers)
     row("what the queue adds at the median", f"{(percentile(queue, 0.5) - percentile(straight, 0.5)) * 1e3:.2f} ms")
 
 
-def _submits(gateway: Part, count: int) -> tuple[dict[str, float], list[float]]:
+def _submits(gateway: Process, count: int) -> tuple[dict[str, float], list[float]]:
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=10)
     body = json.dumps({"model_name": MODEL, "prompt": "a red circle on a blue background"})
     began: dict[str, float] = {}
@@ -61,12 +60,12 @@ def _submits(gateway: Part, count: int) -> tuple[dict[str, float], list[float]]:
     return began, answers
 
 
-def _directs(runner: Part, count: int) -> dict[str, float]:
+def _directs(runner: Process, count: int) -> dict[str, float]:
     connection = http.client.HTTPConnection(urlsplit(runner.url).netloc, timeout=10)
     began: dict[str, float] = {}
     for _ in range(count):
         task_id = uuid.uuid4().hex
-        body = RunRequest(task_id=task_id, prompt="a red circle on a blue background", seed=1, **_REQUEST)  # type: ignore[arg-type]
+        body = RunRequest(task_id=task_id, prompt="a red circle on a blue background", seed=1, **_REQUEST)
         began[task_id] = time.time()
         connection.request("POST", "/run", body.model_dump_json(), {"Content-Type": "application/json"})
         connection.getresponse().read()

@@ -1,4 +1,4 @@
-"""The real broker, store and parts for one measurement, and how figures are said."""
+"""The real broker, store and parts of a measurement, and how figures are printed."""
 
 import contextlib
 import os
@@ -6,58 +6,59 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from config.settings import Settings
-from infra.local.servers import HOST, S3, Kafka
-from tests.conftest import free_ports, running
-from tests.support.stack import Part, Stack
+from infra.local.ports import free_ports
+from infra.local.process import Process
+from infra.local.servers import S3, Kafka
+from infra.local.stack import Stack
 from tools.miniatures.build import build_minis
 
 
+@dataclass
+class Stage:
+    """A stack, and the broker and the store under it."""
+
+    stack: Stack
+    broker: Process
+    store: Process
+
+
 @contextlib.contextmanager
-def stack() -> Iterator[Stack]:
+def stage() -> Iterator[Stage]:
     """A broker, a store, topics, a bucket and the small models in a folder that is thrown away; no part runs yet."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    kafka_port, controller_port, s3_port = free_ports(3)
+    kafka, s3 = Kafka(folder / "kafka", kafka_port, controller_port), S3(folder / "s3", s3_port)
     try:
-        kafka_port, controller_port, s3_port = free_ports(3)
-        kafka = Kafka(folder / "kafka", kafka_port, controller_port)
-        s3 = S3(folder / "s3", s3_port)
         (folder / "models").mkdir()
         build_minis(folder / "models")
-        with running(kafka), running(s3):
-            built = Stack(kafka.bootstrap, s3.env, folder / "models", folder)
-            built.settings |= {
+        broker, store = Process(kafka.part(), folder / "kafka.log"), Process(s3.part(), folder / "s3.log")
+        with broker.running(), store.running():
+            stack = Stack(kafka.bootstrap, s3.env, folder / "models", folder)
+            stack.settings |= {
                 "LOG_LEVEL": "INFO",
                 "MAX_QUEUED_TASKS": "10000000",
                 "MAX_QUEUED_TASKS_PER_USER": "10000000",
             }
-            built.provision()
-            with built.running():
-                yield built
+            stack.provision()
+            with stack.running():
+                yield Stage(stack, broker, store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def python(stack: Stack, name: str, *command: str, **more: str) -> Part:
-    """Another Python process of the stack, given its port as last argument and started."""
-    port = free_ports(1)[0]
-    part = Part(
-        name, [*command, str(port)], stack.env(**more), stack.folder / f"{name}-{port}.log", f"http://{HOST}:{port}"
-    )
-    stack.parts.append(part)
-    return part.start()
+@contextlib.contextmanager
+def stack() -> Iterator[Stack]:
+    """The stack alone, for a measurement that leaves broker and store as they are."""
+    with stage() as built:
+        yield built.stack
 
 
-def settings_of(stack: Stack) -> Settings:
-    """The settings the stack's parts read, for adapters used in this process."""
-    named = {name.lower(): value for name, value in stack.env().items()}
-    return Settings(**{name: named[name] for name in Settings.model_fields if name in named})
-
-
-def resident(part: Part) -> float:
+def resident(part: Process) -> float:
     """Resident memory (MiB) of the largest process of the part: the worker, not the process that watches it."""
-    return max(process.memory_info().rss for process in part._family()) / 2**20
+    return float(max(process.memory_info().rss for process in part.processes()) / 2**20)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

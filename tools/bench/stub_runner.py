@@ -1,6 +1,6 @@
-"""A runner that makes no picture: `python -m tools.bench.stub_runner PORT` notes when each request came.
+"""A runner that makes no image: `python -m tools.bench.stub_runner PORT` records when each request arrived.
 
-It speaks the real wire protocol, so that what is left of a task's time is the queue's.
+It speaks the real wire protocol, so the rest of a task's time is the queue's.
 """
 
 import io
@@ -43,20 +43,22 @@ def _picture() -> bytes:
 
 def main() -> None:
     """Serve until killed."""
-    came: dict[str, float] = {}
+    arrived: dict[str, float] = {}
     picture = _picture()
 
     async def run(request: web.Request) -> web.StreamResponse:
         at = time.time()
-        asked = RunRequest.model_validate_json(await request.read())
-        came[asked.task_id] = at
+        run_request = RunRequest.model_validate_json(await request.read())
+        arrived[run_request.task_id] = at
         answer = web.StreamResponse()
         await answer.prepare(request)
         await answer.write(encode(Accepted()))
         await answer.write(encode(Started()))
         await answer.write(encode(Step(step=1, steps=1)))
         await answer.write(
-            encode(Image(index=0, content_type="image/png", width=64, height=64, seed=asked.seed, payload=picture))
+            encode(
+                Image(index=0, content_type="image/png", width=64, height=64, seed=run_request.seed, payload=picture)
+            )
         )
         await answer.write(encode(End(seconds_loading=0.0, seconds_generating=0.0, images=1)))
         return answer
@@ -68,7 +70,7 @@ def main() -> None:
         return web.json_response({})
 
     async def times(_: web.Request) -> web.Response:
-        return web.json_response(came)
+        return web.json_response(arrived)
 
     app = web.Application()
     app.add_routes([web.post("/run", run), web.get("/card", card), web.get("/readyz", ready), web.get("/times", times)])

@@ -1,13 +1,13 @@
 """Submits a second at 32 connections through the real gateway and a real broker, beside a FastAPI that does nothing."""
 
 import asyncio
-import sys
 import time
 
 import aiohttp
 
 from adapters.kafka_log import KafkaLog
-from tools.bench.stage import percentile, python, row, settings_of, stack, title
+from infra.local.stack import Stack
+from tools.bench.stage import percentile, row, stack, title
 from tools.bench.stub_runner import CARD, MODEL
 
 CONNECTIONS = 32
@@ -19,8 +19,8 @@ def measure() -> None:
     """Print the table."""
     with stack() as built:
         asyncio.run(publish_card(built))
-        gateway = built.gateway().ready()
-        noop = python(built, "noop", sys.executable, "-m", "tools.bench.noop").ready()
+        gateway = built.gateway().wait_until_ready()
+        noop = built.python("noop", "-m", "tools.bench.noop").wait_until_ready()
         rounds = [(asyncio.run(_load(gateway.url)), asyncio.run(_load(noop.url))) for _ in range(2)]
         title(f"submits at {CONNECTIONS} connections, {SECONDS:g} s each, twice in turns")
         row("", "a second", "p50", "p99")
@@ -31,9 +31,9 @@ def measure() -> None:
             row("ratio of throughputs", f"{len(ours) / len(theirs):.2f}")
 
 
-async def publish_card(stack: object) -> None:
-    """Make the stub's model known, with no runner that would take its tasks."""
-    log = KafkaLog(settings_of(stack))  # type: ignore[arg-type]
+async def publish_card(stack: Stack) -> None:
+    """Publish the stub's model without a runner, so that its tasks stay queued."""
+    log = KafkaLog(stack.read_settings())
     await log.append_card(CARD.model_copy(update={"runners": 0}))
     await log.close()
 

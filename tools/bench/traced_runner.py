@@ -1,4 +1,4 @@
-"""The real runner of sd-mini, which also tells when its forwards, encodings and decodes ran: GET /trace."""
+"""The real runner of sd-mini, which also records when its forwards, encodings and decodes ran: GET /trace."""
 
 import functools
 import sys
@@ -32,9 +32,9 @@ def main() -> None:
         call = getattr(StableDiffusion, name)
 
         @functools.wraps(call)
-        def measured(self: StableDiffusion, asked: Any) -> Any:
+        def measured(self: StableDiffusion, argument: Any) -> Any:
             began = time.monotonic()
-            result = call(self, asked)
+            result = call(self, argument)
             spans[name].append((began, time.monotonic()))
             return result
 

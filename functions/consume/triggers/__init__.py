@@ -1,1 +1,2 @@
-"""Platforms that push records: each module turns one platform's event into records for the push consumer."""
+"""Platforms that push records. Each module turns one platform's request into a Record and calls `PushConsumer.finish`;
+another platform is one more file like these two."""

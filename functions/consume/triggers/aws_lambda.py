@@ -18,29 +18,29 @@ from tasks.accept import find_lane
 from tasks.log import Place, Record
 
 MARGIN_SECONDS = 5.0
-"""Kept of the function's time to give back what did not end in it."""
+"""Seconds of the function's time that are kept for handing unfinished tasks back."""
 
 
 class Context(Protocol):
-    """What the platform says about this call."""
+    """The part of Lambda's context object that is used here."""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Until the platform ends the process."""
+        """Milliseconds until the platform ends this call."""
         ...
 
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """Bring every task of the batch to its outcome; the first of each partition that got none, the platform hands over
-    again together with all that follow it."""
-    loop, _, fed = _environment()
-    return loop.run(answer(fed, event, context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS))
+    """Bring every task of the batch to its outcome. The answer names, for each partition, the first record without one:
+    the platform delivers it and all that follow it again."""
+    loop, _, push = _environment()
+    return loop.run(answer(push, event, context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS))
 
 
-async def answer(fed: PushConsumer, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What `handler` answers. Raises UnknownLane where the mapping reads a topic that is no lane."""
-    records = list(records_of(event, fed.lanes))
-    await fed.look()
-    return {"batchItemFailures": list(_failures(await fed.finish_all(records, seconds)))}
+async def answer(push: PushConsumer, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What `handler` answers. Raises UnknownLane if the event source mapping reads a topic that is not a lane."""
+    records = list(records_of(event, push.lanes))
+    await push.look()
+    return {"batchItemFailures": list(_failures(await push.finish_all(records, seconds)))}
 
 
 def records_of(event: Mapping[str, Any], lanes: Sequence[str]) -> Iterator[Record]:
@@ -54,7 +54,7 @@ def records_of(event: Mapping[str, Any], lanes: Sequence[str]) -> Iterator[Recor
                 timestamp=item["timestamp"] / 1000,
                 key=base64.b64decode(item.get("key") or "").decode("utf-8", "replace"),
                 value=base64.b64decode(item.get("value") or ""),
-                # Java's bytes, so they may be negative.
+                # Java's bytes are signed.
                 headers={
                     name: bytes(byte & 0xFF for byte in value)
                     for header in item.get("headers", ())
@@ -74,9 +74,9 @@ def _failures(left: Sequence[Record]) -> Iterator[dict[str, Any]]:
 
 @functools.cache
 def _environment() -> tuple[asyncio.Runner, AsyncExitStack, PushConsumer]:
-    """Made at the first call and kept while the process is warm; the stack is held so that nothing closes."""
+    """Built at the first call and kept while the process is warm; the stack is returned so that it is not closed."""
     settings = load_settings()
-    # The disk is read-only there, and the platform collects standard output.
+    # Lambda's disk is read-only, and the platform collects standard output.
     configure_logging(settings.model_copy(update={"log_dir": Path("-")}), "consumer_lambda")
     loop, stack = asyncio.Runner(), AsyncExitStack()
     return loop, stack, loop.run(stack.enter_async_context(open_push_consumer(settings)))

@@ -1,7 +1,8 @@
-"""Tasks that a platform hands over one by one: no queue and no fairness of ours, the same handler to the same outcome.
+"""The push consumer: a platform delivers task records one by one, and each is brought to its outcome.
 
-The platform commits the offsets and decides how many tasks come at once. Nobody reads events here, so a cancel of a
-running task comes too late, and a task handed over twice to two processes may run twice; its outcome is still one.
+There is no queue and no fairness here: the platform commits the offsets and decides how many records come at once. The
+process reads no events, so a cancel does not stop a running task, and a record that is delivered to two processes at
+the same time may run twice. The outcome is still written once.
 """
 
 import asyncio
@@ -20,26 +21,32 @@ from functions.consume.attempt import Attempt
 from functions.consume.consumer import Consumer, build_consumer
 from functions.consume.runner_pool import Slot
 from tasks.capabilities import ServedModel
-from tasks.errors import StartedTooLate
+from tasks.errors import NotUnderstood, StartedTooLate
 from tasks.events import Outcome
 from tasks.log import Record
 from tasks.ports import Clock, TaskLog
 from tasks.reading import CardRead, TaskRead, Unreadable, read_record
 from tasks.task import Task
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+REDELIVER_SECONDS = 30.0
+"""When a platform may deliver a task again that this version does not understand."""
 
 
 class PushConsumer:
-    """One process that is fed by a platform."""
+    """One process to which a platform delivers records."""
 
-    def __init__(self, consumer: Consumer, lanes: Sequence[str], log: TaskLog, clock: Clock) -> None:
-        """Uses the consumer's handler and runners; its dispatcher is never started."""
+    def __init__(
+        self, consumer: Consumer, lanes: Sequence[str], task_log: TaskLog, clock: Clock, not_understood_wait: float
+    ) -> None:
+        """Uses the consumer's handler and runners; its dispatcher is never started. A task that needs a newer version
+        fails `not_understood_wait` seconds after it was created."""
         self._handler = consumer.handler
         self._pool = consumer.pool
-        self._lanes = lanes
-        self._log = log
+        self._task_log = task_log
         self._clock = clock
+        self._not_understood_wait = not_understood_wait
         self._cards: dict[str, ServedModel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Event()
@@ -48,11 +55,11 @@ class PushConsumer:
         self._pool.changed = self._has_room
 
     async def prepare(self) -> None:
-        """Learn what every model can do, also those whose runners are all away, and who answers now."""
-        async with aclosing(self._log.follow({})) as batches:
+        """Read every model's card, also those whose runners are all away, then ask the runners."""
+        async with aclosing(self._task_log.follow({})) as batches:
             async for batch in batches:
                 for record in batch.records:
-                    read = read_record(record, self._cards, self._lanes) if record.kind == "card" else None
+                    read = read_record(record, self._cards, self.lanes) if record.kind == "card" else None
                     if isinstance(read, CardRead):
                         self._cards[read.card.model] = read.card
                 if batch.starts:
@@ -60,42 +67,61 @@ class PushConsumer:
         await self.look()
 
     async def look(self) -> None:
-        """Ask every runner what it can do: after a pause nothing known of them may still be true."""
+        """Ask every runner for its card. After the platform paused this process, the cards it holds may be old."""
         await self._pool.look()
 
     async def finish_all(self, records: Sequence[Record], seconds: float) -> list[Record]:
-        """Bring the tasks of these records to their outcomes; those that have none after so many seconds, or failed
-        by a mistake of ours, are the answer, given back in their order."""
+        """Bring the tasks of these records to their outcomes. Returns, in their order, the records to deliver again:
+        those without an outcome after so many seconds, those left to a newer version, and those that met an internal
+        error."""
         work = [asyncio.ensure_future(self.finish(record)) for record in records]
         deadline = asyncio.ensure_future(self._clock.sleep(seconds))
         while not deadline.done() and (pending := [one for one in work if not one.done()]):
             await asyncio.wait((deadline, *pending), return_when=asyncio.FIRST_COMPLETED)
-        for one in (deadline, *work):
-            one.cancel()
-        ends = await asyncio.gather(*work, return_exceptions=True)
+        for future in (deadline, *work):
+            future.cancel()
+        results = await asyncio.gather(*work, return_exceptions=True)
         left = []
-        for record, end in zip(records, ends, strict=True):
-            if isinstance(end, BaseException):
-                log.error("not finished: %s", record.place, exc_info=end if isinstance(end, Exception) else None)
+        for record, result in zip(records, results, strict=True):
+            if isinstance(result, BaseException):
                 left.append(record)
+                if isinstance(result, asyncio.CancelledError):
+                    logger.warning("no outcome in time", extra={"place": str(record.place)})
+                elif not isinstance(result, NotUnderstood):
+                    logger.error("internal error", exc_info=result, extra={"place": str(record.place)})
         return left
 
     async def finish(self, record: Record) -> Outcome | None:
-        """Bring the task of the record to its outcome, however often it takes; None: nobody can read the record, and
-        it lies with the dead letters. Cancelling gives the attempt back."""
-        read = read_record(record, self._cards | self._pool.cards(), self._lanes)
+        """Bring the task of the record to its outcome, in as many attempts as that takes. None: the record cannot be
+        read and is with the dead letters. Cancelling it hands the attempt back.
+
+        Raises NotUnderstood while the task is left to a newer version: the platform must deliver the record again.
+        """
+        read = read_record(record, self._cards | self._pool.cards(), self.lanes)
         assert isinstance(read, TaskRead | Unreadable)
         if isinstance(read, Unreadable):
             await self._handler.dead_letter(record, read.reason)
             return None
-        lock = self._locks.setdefault(read.task.task_id, asyncio.Lock())
+        task, partition = read.task, record.place.partition
+        lock = self._locks.setdefault(task.task_id, asyncio.Lock())
         async with lock:
-            if stands := await self._handler.stored_outcome(read.task.task_id):
-                await self._handler.announce(stands, record.place.partition)
-                return stands
+            if outcome := await self._handler.stored_outcome(task.task_id):
+                await self._handler.announce(outcome, partition)
+                return outcome
+            if isinstance(read.refusal, NotUnderstood):
+                return await self._leave_to_newer_version(task, partition, read.refusal)
             if read.refusal is not None:
-                return await self._handler.finish(read.task, record.place.partition, error=read.refusal)
-            return await self._attempts(read.task, record.place.partition)
+                return await self._handler.finish(task, partition, error=read.refusal)
+            return await self._attempts(task, partition)
+
+    async def _leave_to_newer_version(self, task: Task, partition: int, refusal: NotUnderstood) -> Outcome:
+        now = self._clock.now()
+        if task.start_deadline is not None and task.start_deadline <= now:
+            return await self._handler.finish(task, partition, error=StartedTooLate())
+        if task.created_at + self._not_understood_wait <= now:
+            return await self._handler.finish(task, partition, error=refusal)
+        logger.warning("left to a newer version", extra={"task_id": task.task_id, "reason": refusal.detail})
+        raise NotUnderstood(refusal.detail, retry_after=REDELIVER_SECONDS)
 
     async def _attempts(self, task: Task, partition: int) -> Outcome:
         number = tries = 0
@@ -107,19 +133,18 @@ class PushConsumer:
             queued = max(0.0, self._clock.now() - task.created_at)
             attempt = Attempt(task=task, partition=partition, number=number, tries=tries + 1, queued_seconds=queued)
             try:
-                ended = await self._handler.run(attempt, slot)
+                result = await self._handler.run(attempt, slot)
             except asyncio.CancelledError:
                 self._handler.release_on_exit(attempt)
                 raise
-            finally:
-                slot.release()
-            if isinstance(ended, Outcome):
-                return ended
-            tries += ended.counts
-            await self._clock.sleep(ended.delay)
+            assert result is not None
+            if isinstance(result, Outcome):
+                return result
+            tries += result.counts
+            await self._clock.sleep(result.delay)
 
     async def _slot(self, task: Task, *, expires: bool) -> Slot | None:
-        """Room at a runner, or None when it came too late."""
+        """Room at a runner, or None if there was none within start_within."""
         params = task.image_params
         pixels = params.width * params.height * params.num_images
         while True:
@@ -144,27 +169,27 @@ class PushConsumer:
 
 @asynccontextmanager
 async def open_push_consumer(settings: Settings) -> AsyncIterator[PushConsumer]:
-    """A process on the real log, store and runners, ready for its first task. Raises StoreUnavailable."""
-    clock, kafka, store = SystemClock(), KafkaLog(settings), S3Store(settings)
+    """A push consumer on the real log, store and runners, ready for its first record. Raises StoreUnavailable."""
+    clock, task_log, store = SystemClock(), KafkaLog(settings), S3Store(settings)
     try:
         await store.check()
         async with runner_session() as session:
             consumer = build_consumer(
                 settings,
-                log=kafka,
+                task_log=task_log,
                 store=store,
                 clock=clock,
                 addresses=lambda: resolve(settings.runner_urls),
                 connect=lambda url: HttpRunner(url, session),
             )
-            fed = PushConsumer(consumer, settings.lane_names, kafka, clock)
-            await fed.prepare()
+            push = PushConsumer(consumer, settings.lane_names, task_log, clock, settings.not_understood_wait)
+            await push.prepare()
             watch = asyncio.ensure_future(consumer.pool.watch())
             try:
-                yield fed
+                yield push
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
     finally:
-        await kafka.close()
+        await task_log.close()
         store.close()

@@ -77,6 +77,8 @@ async def serving(w: World) -> AsyncIterator[Serving]:
         yield serving
     finally:
         await serving.client.aclose()
+        for writer in serving.held:
+            writer.close()
         await server.shutdown()
 
 

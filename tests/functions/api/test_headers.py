@@ -1,10 +1,7 @@
 """Headers in several lines, and answers that no route of ours gives."""
 
-import logging
-
 from starlette.exceptions import HTTPException
 
-from config.logging import TextFormatter
 from tests.support.gateway_world import BODY, is_problem, world
 
 
@@ -47,10 +44,3 @@ async def test_an_error_of_the_framework_keeps_its_status():
         assert answer.status_code == 418
         assert answer.headers["content-type"] == "application/problem+json"
         assert (answer.json()["status"], answer.json()["detail"]) == (418, "short and stout")
-
-
-def test_what_a_stranger_wrote_can_neither_end_a_log_line_nor_colour_it():
-    record = logging.makeLogRecord({"msg": "dead letter", "reason": "x: \n2026 INFO forged\x1b[31m"})
-    line = TextFormatter().format(record)
-    assert "\n" not in line
-    assert "\x1b" not in line

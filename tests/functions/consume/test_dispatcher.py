@@ -1,4 +1,4 @@
-"""What becomes of a task, whatever happens to the parts. On twins, with a clock the tests turn."""
+"""How a task ends, whatever happens to the parts of the service. On twins, with a clock the tests turn."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from tasks.capabilities import RunnerDescription
 from tasks.errors import GenerationFailed, OutOfMemory
 from tasks.retry import MAX_TRIES
 from tests.support.world import card, world
@@ -20,7 +21,7 @@ async def test_a_task_ends_completed_with_its_picture_stored_and_the_offset_move
         await w.clock.advance(2)
         outcome = w.outcome(task)
         assert outcome is not None
-        assert (outcome.status, outcome.attempt, len(outcome.images)) == ("completed", 1, 1)
+        assert (outcome.status, outcome.tries, len(outcome.images)) == ("completed", 1, 1)
         assert outcome.timings.generating == pytest.approx(1.0)
         assert w.watermark_at_end()
 
@@ -61,7 +62,7 @@ async def test_a_cancel_of_a_queued_task_ends_it_at_once_and_it_never_runs():
         assert w.started(tasks[2]) == []
 
 
-async def test_a_cancel_of_a_running_task_drops_it_at_the_runner_and_leaves_its_neighbour_alone():
+async def test_a_cancel_drops_a_running_task_at_the_runner_and_leaves_its_neighbour_alone():
     async with world() as w:
         await w.start()
         canceled, neighbour = [await w.submit(image_params=LONG) for _ in range(2)]
@@ -106,7 +107,7 @@ async def test_a_lost_runner_costs_one_attempt():
         assert w.started(task) == [1, 2]
 
 
-async def test_a_task_that_always_fails_fails_after_the_last_try_with_the_code_and_a_sentence():
+async def test_a_task_that_always_fails_ends_after_the_last_try_with_code_and_sentence():
     async with world() as w:
         await w.start()
         w.runner.fail_next = [GenerationFailed("no") for _ in range(9)]
@@ -126,14 +127,17 @@ async def test_out_of_memory_is_tried_again():
         assert (w.status(task), w.started(task)) == ("completed", [1, 2])
 
 
-async def test_a_busy_runner_does_not_cost_a_try():
+async def test_a_busy_runner_costs_no_try():
     async with world() as w:
+        runner = w.add_runner(pixel_budget=64 * 64)
+
+        async def roomy() -> RunnerDescription:
+            return RunnerDescription.of_served(card(pixel_budget=9 * 64 * 64))
+
+        # The description promises more room than there is, as when another consumer's tasks fill the runner.
+        runner.describe = roomy  # type: ignore[method-assign]
         await w.start()
         blocker = [await w.submit(image_params=LONG) for _ in range(2)]
-        # Somebody else's tasks fill the runner beyond what this consumer knows of.
-        w.runner._card = card(pixel_budget=64 * 64)
-        for one in w.consumers[0].consumer.pool._members.values():
-            one.models["sd-mini"] = card(pixel_budget=9 * 64 * 64)
         task = await w.submit()
         await w.clock.advance(5)
         assert w.status(task) is None
@@ -141,7 +145,7 @@ async def test_a_busy_runner_does_not_cost_a_try():
         assert [w.status(one) for one in (*blocker, task)] == ["completed"] * 3
 
 
-async def test_a_record_nobody_can_read_goes_to_the_dead_letters_and_the_queue_goes_on():
+async def test_an_unreadable_record_goes_to_the_dead_letters_and_the_queue_goes_on():
     async with world() as w:
         await w.start()
         await w.raw(b"nonsense")
@@ -154,7 +158,7 @@ async def test_a_record_nobody_can_read_goes_to_the_dead_letters_and_the_queue_g
         assert w.watermark_at_end()
 
 
-async def test_a_readable_record_that_cannot_be_done_fails_with_the_code_a_submit_would_have_had():
+async def test_a_record_that_cannot_be_done_fails_with_the_code_of_a_refused_submit():
     async with world() as w:
         await w.start()
         body = {"task_id": uuid.uuid4().hex, "model_name": "sd-mini", "prompt": "x", "loras": ["nope"]}
@@ -192,7 +196,7 @@ async def test_a_killed_consumers_task_is_taken_over_once_its_lease_has_lapsed()
         assert w.watermark_at_end()
 
 
-async def test_a_finished_task_is_not_run_again_after_a_restart_even_if_its_outcome_was_never_announced():
+async def test_a_finished_task_is_not_run_again_though_its_outcome_was_never_announced():
     async with world() as w:
         first = await w.start()
         task = await w.submit()
@@ -217,12 +221,12 @@ async def test_a_consumer_that_joins_mid_task_makes_nothing_run_twice():
             await w.start()
         await w.clock.advance(40)
         assert [w.status(task) for task in running + queued] == ["completed"] * 6
-        assert [w.outcome(task).attempt for task in running + queued] == [1] * 6
+        assert [w.outcome(task).tries for task in running + queued] == [1] * 6
         assert len(w.runner.ran) == 6
         assert w.watermark_at_end()
 
 
-async def test_a_consumer_told_to_stop_lets_its_tasks_end_and_gives_the_queued_ones_away():
+async def test_a_consumer_that_stops_lets_its_tasks_end_and_leaves_the_queued_ones():
     async with world() as w:
         first = await w.start()
         running = await w.submit(image_params={"steps": 30})
@@ -236,7 +240,7 @@ async def test_a_consumer_told_to_stop_lets_its_tasks_end_and_gives_the_queued_o
         assert w.started(running) == [1]
 
 
-async def test_a_consumer_whose_grace_is_over_releases_its_task_so_that_nobody_waits_for_the_lease():
+async def test_a_consumer_whose_grace_is_over_releases_its_task_at_once():
     async with world() as w:
         first = await w.start()
         task = await w.submit(image_params=LONG)
@@ -247,7 +251,7 @@ async def test_a_consumer_whose_grace_is_over_releases_its_task_so_that_nobody_w
         await w.clock.advance(0.1)
         assert w.started(task) == [1, 2]
         await w.clock.advance(12)
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
 async def test_the_store_away_loses_nothing_and_stops_the_handing_out_at_a_bound():
@@ -276,7 +280,7 @@ async def test_the_queue_away_loses_nothing():
         assert [w.status(task) for task in tasks] == ["completed"] * 4
 
 
-async def test_one_users_thousand_tasks_delay_another_users_first_by_no_more_than_what_runs():
+async def test_one_users_thousand_tasks_delay_anothers_first_by_no_more_than_what_runs():
     async with world() as w:
         await w.start()
         flood = [await w.submit(user_id="flood") for _ in range(200)]
@@ -297,7 +301,7 @@ async def test_a_zombie_that_wakes_after_its_lease_does_no_harm():
         await w.start()
         await w.clock.advance(30)
         outcome = w.outcome(task)
-        assert (outcome.status, outcome.attempt) == ("completed", 1)
+        assert (outcome.status, outcome.tries) == ("completed", 1)
         assert w.watermark_at_end()
 
 

@@ -1,4 +1,4 @@
-"""A consumer told to end, and runners that are: nobody waits, and no attempt is wasted. On twins."""
+"""A consumer or a runner shuts down: no task waits for a lease, and no attempt is wasted. On twins."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -14,7 +14,7 @@ from tests.support.world import World, world
 
 LONG = {"steps": 100}
 FIRST_ACCEPTED, LATER_ACCEPTED = 2.0, 1.0
-"""Seconds: whoever asks first is answered last."""
+"""Seconds until the runner accepts a task: the first request for it waits longer than the second."""
 
 
 def slow_to_accept(runner: MemoryRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,14 +30,14 @@ def slow_to_accept(runner: MemoryRunner, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(runner, "run", later)
 
 
-async def told_to_end(w: World, grace: float = 30.0) -> "asyncio.Task[None]":
-    """The first consumer, told to end; what it still does goes on."""
+async def shutting_down(w: World, grace: float = 30.0) -> "asyncio.Task[None]":
+    """The first consumer shuts down; its attempts go on for the grace."""
     ending = asyncio.ensure_future(w.consumers[0].stop(grace))
     await settle()
     return ending
 
 
-async def test_what_is_queued_at_a_consumer_that_is_told_to_end_is_started_by_the_next_at_once():
+async def test_tasks_queued_at_a_consumer_that_shuts_down_start_at_the_next_at_once():
     async with world() as w:
         await w.start()
         await w.start()
@@ -45,10 +45,10 @@ async def test_what_is_queued_at_a_consumer_that_is_told_to_end_is_started_by_th
         queued = [await w.submit() for _ in range(3)]
         w.add_runner("memory://2")
         await w.consumers[1].consumer.pool.look()
-        owner = w.consumers[0] if w.consumers[0].consumer.dispatcher._attempts else w.consumers[1]
+        owner = w.consumers[0] if w.consumers[0].consumer.attempts.under_way else w.consumers[1]
         w.consumers.remove(owner)
         w.consumers.insert(0, owner)
-        ending = await told_to_end(w)
+        ending = await shutting_down(w)
         assert [w.started(task) for task in queued[:2]] == [[1], [1]]
         await w.clock.advance(20)
         await ending
@@ -57,39 +57,39 @@ async def test_what_is_queued_at_a_consumer_that_is_told_to_end_is_started_by_th
         assert w.watermark_at_end()
 
 
-async def test_a_consumer_that_is_told_to_end_starts_nothing_more():
+async def test_a_consumer_that_shuts_down_starts_nothing_more():
     async with world() as w:
         await w.start()
         for _ in range(2):
             await w.submit(image_params={"steps": 20})
         queued = await w.submit()
-        ending = await told_to_end(w)
+        ending = await shutting_down(w)
         late = await w.submit()
         await w.clock.advance(20)
         await ending
         assert w.started(queued) == w.started(late) == []
 
 
-async def test_what_does_not_end_within_the_grace_is_given_back_and_the_next_owner_need_not_wait():
+async def test_an_attempt_that_outlives_the_grace_is_released_for_the_next_owner_at_once():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params=LONG)
         await w.clock.advance(1)
-        ending = await told_to_end(w, grace=2)
+        ending = await shutting_down(w, grace=2)
         await w.start()
         await w.clock.advance(2)
         await ending
         assert w.started(task) == [1, 2]
         assert [event.counts for event in w.events(task) if isinstance(event, Released)] == [False]
         await w.clock.advance(11)
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
-async def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs():
+async def test_a_cancel_stops_an_attempt_of_a_consumer_that_shuts_down():
     async with world() as w:
         await w.start()
         canceled, other = await w.submit(image_params=LONG), await w.submit(image_params={"steps": 20})
-        ending = await told_to_end(w)
+        ending = await shutting_down(w)
         await w.start()
         await w.cancel(canceled)
         await w.clock.advance(0.2)
@@ -107,22 +107,22 @@ async def test_a_second_signal_cuts_the_grace_short():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params=LONG)
-        ending = await told_to_end(w, grace=600)
+        ending = await shutting_down(w, grace=600)
         await w.clock.advance(1)
         assert not ending.done()
-        w.consumers[0].consumer.dispatcher.hurry()
+        w.consumers[0].consumer.stop()
         await asyncio.wait_for(ending, 10)
         assert [event.code for event in w.events(task) if isinstance(event, Released)] == ["shutting_down"]
 
 
-async def test_a_task_no_runner_has_taken_yet_is_left_to_the_next_owner_as_if_nothing_had_been(
+async def test_a_task_that_no_runner_accepted_is_left_to_the_next_owner_as_a_first_attempt(
     monkeypatch: pytest.MonkeyPatch,
 ):
     async with world() as w:
         slow_to_accept(w.runner, monkeypatch)
         await w.start()
         task = await w.submit()
-        ending = await told_to_end(w)
+        ending = await shutting_down(w)
         await w.start()
         await w.clock.advance(10)
         await ending
@@ -131,7 +131,7 @@ async def test_a_task_no_runner_has_taken_yet_is_left_to_the_next_owner_as_if_no
         assert len(w.runner.ran) == 1
 
 
-async def test_a_task_no_runner_has_taken_yet_goes_with_its_partition(monkeypatch: pytest.MonkeyPatch):
+async def test_a_task_that_no_runner_accepted_goes_with_its_partition(monkeypatch: pytest.MonkeyPatch):
     async with world() as w:
         slow_to_accept(w.runner, monkeypatch)
         await w.start()
@@ -144,7 +144,7 @@ async def test_a_task_no_runner_has_taken_yet_goes_with_its_partition(monkeypatc
         assert len(w.runner.ran) == 2
 
 
-async def test_a_runner_that_is_about_to_end_refuses_and_its_tasks_start_elsewhere_as_first_attempts():
+async def test_tasks_that_an_ending_runner_refuses_start_elsewhere_as_first_attempts():
     async with world() as w:
         await w.start()
         w.add_runner("memory://2")
@@ -159,7 +159,7 @@ async def test_a_runner_that_is_about_to_end_refuses_and_its_tasks_start_elsewhe
         assert len(second.ran) == 4
 
 
-async def test_a_runner_that_refused_is_left_alone_until_it_says_again_what_it_can_do(monkeypatch: pytest.MonkeyPatch):
+async def test_a_runner_that_refused_gets_no_task_until_it_answers_with_its_card_again(monkeypatch: pytest.MonkeyPatch):
     async with world() as w:
         await w.start()
         asked = 0
@@ -181,7 +181,7 @@ async def test_a_runner_that_refused_is_left_alone_until_it_says_again_what_it_c
         assert len(w.runner.ran) == 20
 
 
-async def test_no_try_is_spent_on_runners_that_never_took_the_task():
+async def test_runners_that_never_accepted_the_task_cost_no_try():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params={"steps": 1})

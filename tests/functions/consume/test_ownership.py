@@ -1,5 +1,5 @@
-"""What the protocol's model (tests/proofs/protocol) found to matter, on the dispatcher itself: late reading, late words, owners
-that go and come, on twins with a clock the tests turn."""
+"""What the protocol's model (tests/proofs/protocol) found to matter, tried on the dispatcher itself: events that are read
+or written late, partitions that move. On twins, with a clock the tests turn."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ LONG = {"steps": 100}
 
 
 def write(w: World, event: Event, task: Task) -> None:
-    """Another owner's word reaches the log; nobody is given time to read it."""
+    """An event of another owner reaches the log; no consumer gets time to read it yet."""
     partition = w.broker.partition_of(task.model_name)
     w.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
@@ -41,7 +41,7 @@ def lag(running: Running) -> Callable[[], None]:
     return reads
 
 
-async def test_a_release_that_is_read_before_it_is_acknowledged_leaves_the_task_to_somebody():
+async def test_a_release_that_is_read_before_it_is_acknowledged_does_not_lose_the_task():
     async with world() as w:
         running = await w.start()
         append = running.log.append_event
@@ -60,7 +60,7 @@ async def test_a_release_that_is_read_before_it_is_acknowledged_leaves_the_task_
         assert w.started(task) == [1, 2, 3]
 
 
-async def test_an_owner_that_lags_behind_the_log_does_not_start_again_before_it_has_read_its_own_release():
+async def test_an_owner_that_lags_does_not_start_again_before_it_read_its_own_release():
     async with world() as w:
         running = await w.start()
         reads = lag(running)
@@ -73,7 +73,7 @@ async def test_an_owner_that_lags_behind_the_log_does_not_start_again_before_it_
         assert w.started(task) == [1, 2]
 
 
-async def test_an_attempt_whose_partition_went_while_it_looked_for_an_outcome_does_not_begin():
+async def test_an_attempt_whose_partition_is_lost_while_it_reads_the_store_does_not_begin():
     async with world() as w:
         task = await w.submit()
         write(w, started(task, 1), task)
@@ -97,8 +97,8 @@ async def test_an_attempt_whose_partition_went_while_it_looked_for_an_outcome_do
         assert not w.runner.ran
 
 
-async def moved_on(w: World) -> Task:
-    """A task that runs at the first owner, whose partition went to a second one meanwhile."""
+async def orphan(w: World) -> Task:
+    """A task that runs at the first owner after its partition was given to a second one: an orphan."""
     first = await w.start()
     task = await w.submit(image_params=LONG)
     second = await w.start()
@@ -108,13 +108,13 @@ async def moved_on(w: World) -> Task:
     w.broker.wake()
     await w.clock.advance(1)
     assert w.started(task) == [1]
-    assert task.task_id in first.consumer.dispatcher._attempts
+    assert task.task_id in first.consumer.attempts
     return task
 
 
-async def test_a_cancel_reaches_what_runs_at_an_owner_whose_partition_went_to_another():
+async def test_a_cancel_stops_an_orphan():
     async with world() as w:
-        task = await moved_on(w)
+        task = await orphan(w)
         await w.cancel(task)
         await w.clock.advance(0.2)
         assert w.runner.dropped == [task.task_id]
@@ -123,9 +123,9 @@ async def test_a_cancel_reaches_what_runs_at_an_owner_whose_partition_went_to_an
         assert w.watermark_at_end()
 
 
-async def test_what_was_taken_over_by_another_frees_the_runner_of_an_owner_whose_partition_went():
+async def test_a_takeover_stops_an_orphan_and_frees_its_runner():
     async with world() as w:
-        task = await moved_on(w)
+        task = await orphan(w)
         write(w, started(task, 2), task)
         await w.clock.advance(0.2)
         assert w.runner.dropped == [task.task_id]
@@ -133,16 +133,16 @@ async def test_what_was_taken_over_by_another_frees_the_runner_of_an_owner_whose
         assert w.started(task) == [1, 2, 3]
 
 
-async def test_what_cannot_be_read_does_not_keep_a_cancel_from_what_runs_where_the_partition_went():
+async def test_an_unreadable_event_does_not_keep_a_cancel_from_an_orphan():
     async with world() as w:
-        task = await moved_on(w)
+        task = await orphan(w)
         w.broker.append(EVENTS, w.broker.partition_of(task.model_name), "?", b"{", {})
         await w.cancel(task)
         await w.clock.advance(0.2)
         assert w.status(task) == "canceled"
 
 
-async def test_an_owner_that_was_stopped_reads_what_was_written_before_it_takes_a_task_whose_lease_seems_to_have_lapsed():
+async def test_a_frozen_owner_reads_the_log_before_it_takes_a_task_whose_lease_expired():
     async with world() as w:
         task = await w.submit()
         write(w, started(task, 1), task)
@@ -161,7 +161,7 @@ async def test_an_owner_that_was_stopped_reads_what_was_written_before_it_takes_
         assert w.started(task) == [1, 2]
 
 
-async def test_a_task_that_is_read_after_its_time_to_start_expires_even_if_a_runner_is_free():
+async def test_a_task_read_after_its_start_deadline_expires_even_if_a_runner_is_free():
     async with world() as w:
         task = await w.submit(start_within=1.0)
         await w.clock.advance(5)
@@ -174,9 +174,7 @@ async def test_a_running_task_that_ended_elsewhere_frees_the_runner():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params=LONG)
-        ended = await w.store.put_outcome(
-            Outcome(task_id=task.task_id, at=0.0, status="canceled", attempt=1, task=task)
-        )
+        ended = await w.store.put_outcome(Outcome(task_id=task.task_id, at=0.0, status="canceled", tries=1, task=task))
         write(w, ended, task)
         await w.clock.advance(1)
         assert not w.runner.running
@@ -184,7 +182,7 @@ async def test_a_running_task_that_ended_elsewhere_frees_the_runner():
         assert w.watermark_at_end()
 
 
-async def test_a_task_whose_start_was_lost_is_known_to_run_by_its_next_sign_of_life():
+async def test_a_task_whose_started_event_was_lost_counts_as_running_from_its_next_event():
     async with world() as w:
         task = await w.submit()
         write(w, progress(task, 1), task)
@@ -195,7 +193,7 @@ async def test_a_task_whose_start_was_lost_is_known_to_run_by_its_next_sign_of_l
         assert w.started(task) == [2]
 
 
-async def test_a_delay_that_is_over_does_not_take_a_task_that_runs_elsewhere_by_now():
+async def test_a_delay_that_ends_does_not_take_a_task_that_runs_elsewhere_by_now():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params=LONG)

@@ -1,11 +1,11 @@
-"""What is in the store once a task has ended, and how much waits for a store that is away."""
+"""What is in the store once a task has ended, and how many pictures wait for a store that is unavailable."""
 
 from adapters.memory_store import MemoryStore
 from tests.support.world import world
 
 
 class Clumsy(MemoryStore):
-    """A store that makes a mistake of its own at the second picture it is given."""
+    """A store with a bug: the second picture that it is given raises ValueError."""
 
     given = 0
 
@@ -13,7 +13,7 @@ class Clumsy(MemoryStore):
         """See ImageStore."""
         self.given += 1
         if self.given == 2:
-            raise ValueError("a mistake")
+            raise ValueError("a bug")
         await super().put_image(key, data, content_type)
 
 
@@ -24,7 +24,7 @@ async def test_an_attempt_whose_pictures_were_stored_only_in_part_leaves_none_of
         await w.clock.advance(60)
         outcome = w.outcome(task)
         assert outcome is not None
-        assert (outcome.status, outcome.attempt) == ("completed", 2)
+        assert (outcome.status, outcome.tries) == ("completed", 2)
         kept = {key for key in w.store.objects if key.endswith(".png")}
         assert kept == {image.key for image in outcome.images}
 
@@ -33,13 +33,12 @@ async def test_the_pictures_that_wait_for_a_store_are_bounded_however_long_it_is
     async with world() as w:
         w.settings = w.settings.model_copy(update={"max_unstored": 5})
         running = await w.start()
-        dispatcher = running.consumer.dispatcher
         w.store.down = True
         tasks = [await w.submit(user_id=f"u{n}", image_params={"steps": 2}) for n in range(40)]
-        room = 2 * w.runner._card.pixel_budget // (64 * 64)
+        room = 2 * w.cards["sd-mini"].pixel_budget // (64 * 64)
         for _ in range(120):
             await w.clock.advance(1)
-            assert sum(len(attempt.pictures) for attempt in dispatcher._attempts.values()) <= 5 + room
+            assert sum(len(attempt.pictures) for attempt in running.consumer.attempts.under_way.values()) <= 5 + room
         made = len(w.runner.ran)
         assert made <= 5 + room
         w.store.down = False
@@ -56,7 +55,7 @@ async def test_the_pictures_that_wait_for_the_queue_are_bounded_too() -> None:
         done = len(w.runner.ran)
         w.broker.down = True
         await w.clock.advance(120)
-        assert len(w.runner.ran) <= done + 5 + 2 * w.runner._card.pixel_budget // (64 * 64)
+        assert len(w.runner.ran) <= done + 5 + 2 * w.cards["sd-mini"].pixel_budget // (64 * 64)
         w.broker.down = False
         w.broker.wake()
         await w.clock.advance(120)

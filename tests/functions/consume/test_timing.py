@@ -1,4 +1,4 @@
-"""What is said too late, twice or never: lost events, slow acknowledgements, owners that come and go. On twins."""
+"""Events that are lost, late or repeated, slow acknowledgements, partitions that move. On twins."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ LONG = {"steps": 100}
 
 
 def lose_started(running: Running) -> None:
-    """From now on nothing this consumer says about a start reaches the log."""
+    """From now on no Started event of this consumer reaches the log."""
     emit = running.log.emit
 
     def lossy(event: Event, partition: Partition) -> None:
@@ -22,7 +22,7 @@ def lose_started(running: Running) -> None:
 
 
 def acknowledge_late(running: Running, w: World, seconds: float) -> None:
-    """The first append of a Released event is written at once, and its writer hears of it only as of a failure."""
+    """The first Released event is written at once, but its writer gets an error after so many seconds."""
     append, pending = running.log.append_event, [seconds]
 
     async def slow(event: Event, partition: Partition) -> Place:
@@ -35,7 +35,7 @@ def acknowledge_late(running: Running, w: World, seconds: float) -> None:
     running.log.append_event = slow  # type: ignore[method-assign]
 
 
-async def test_a_retry_happens_though_the_log_is_slow_to_acknowledge_that_it_was_queued_again() -> None:
+async def test_a_retry_happens_though_the_log_is_slow_to_acknowledge_the_release() -> None:
     async with world() as w:
         acknowledge_late(await w.start(), w, seconds=4)
         w.runner.fail_next = [OutOfMemory()]
@@ -44,7 +44,7 @@ async def test_a_retry_happens_though_the_log_is_slow_to_acknowledge_that_it_was
         assert (w.status(task), w.started(task)) == ("completed", [1, 2])
 
 
-async def test_a_retry_happens_though_nobody_ever_heard_of_the_first_attempt() -> None:
+async def test_a_retry_happens_though_the_first_started_event_was_lost() -> None:
     async with world() as w:
         lose_started(await w.start())
         w.runner.fail_next = [OutOfMemory()]
@@ -69,7 +69,7 @@ async def test_a_task_whose_partition_leaves_and_returns_is_not_started_beside_i
         assert w.watermark_at_end()
 
 
-async def test_an_owner_who_lost_a_task_neither_fails_it_nor_blames_its_runner() -> None:
+async def test_a_takeover_neither_fails_the_task_nor_blames_the_runner() -> None:
     async with world() as w:
         running = await w.start()
         w.runner.fail_next = [OutOfMemory(), OutOfMemory()]
@@ -98,7 +98,7 @@ async def test_a_runner_that_dies_costs_the_queued_tasks_nothing() -> None:
         assert [w.status(task) for task in queued] == ["completed"] * 6
 
 
-async def test_a_consumer_told_to_stop_ends_though_the_log_is_away() -> None:
+async def test_a_consumer_stops_though_the_log_is_away() -> None:
     async with world() as w:
         running = await w.start()
         await w.submit(image_params=LONG)

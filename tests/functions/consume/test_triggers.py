@@ -1,4 +1,4 @@
-"""The handler under platforms that feed it: payloads as AWS Lambda and Knative's KafkaSource send them. On twins."""
+"""Push triggers: requests as AWS Lambda and Knative's KafkaSource send them. On twins."""
 
 import asyncio
 import base64
@@ -22,19 +22,19 @@ from tests.support.world import LANES, World, card, world
 LONG = {"steps": 100}
 
 
-async def feed(w: World) -> PushConsumer:
-    """A fed process on the world's twins, prepared."""
+async def push_consumer(w: World) -> PushConsumer:
+    """A push consumer on the world's twins, prepared."""
     log = MemoryLog(w.broker)
 
     async def addresses() -> list[str]:
         return list(w.runners)
 
     consumer = build_consumer(
-        w.settings, log=log, store=w.store, clock=w.clock, addresses=addresses, connect=lambda url: w.runners[url]
+        w.settings, task_log=log, store=w.store, clock=w.clock, addresses=addresses, connect=lambda url: w.runners[url]
     )
-    fed = PushConsumer(consumer, LANES, log, w.clock)
-    await fed.prepare()
-    return fed
+    push = PushConsumer(consumer, LANES, log, w.clock, w.settings.not_understood_wait)
+    await push.prepare()
+    return push
 
 
 def kafka_event(*records: Record, source: str = "aws:kafka") -> dict[str, Any]:
@@ -89,9 +89,9 @@ async def submit(w: World, **body: object) -> tuple[Task, Record]:
     return task, next(record for record in on_lane(w) if task.task_id.encode() in record.value)
 
 
-async def answered(w: World, fed: PushConsumer, event: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
+async def answered(w: World, push: PushConsumer, event: dict[str, Any], seconds: float = 60.0) -> dict[str, Any]:
     """What the function answers to the event, its time turned by hand."""
-    answer = asyncio.ensure_future(lambda_.answer(fed, event, seconds))
+    answer = asyncio.ensure_future(lambda_.answer(push, event, seconds))
     await settle()
     while not answer.done():
         await w.clock.advance(0.5)
@@ -101,20 +101,20 @@ async def answered(w: World, fed: PushConsumer, event: dict[str, Any], seconds: 
 @pytest.mark.parametrize("source", ["aws:kafka", "SelfManagedKafka"])
 async def test_a_lambda_batch_ends_every_task_and_fails_none(source: str) -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         pairs = [await submit(w) for _ in range(5)]
         event = kafka_event(*(record for _, record in pairs), source=source)
-        assert await answered(w, fed, event) == {"batchItemFailures": []}
+        assert await answered(w, push, event) == {"batchItemFailures": []}
         assert [w.status(task) for task, _ in pairs] == ["completed"] * 5
         assert [w.started(task) for task, _ in pairs] == [[1]] * 5
 
 
-async def test_a_lambda_batch_that_runs_out_of_time_is_handed_over_again_from_its_first_unfinished_record() -> None:
+async def test_a_lambda_batch_out_of_time_is_redelivered_from_its_first_unfinished_record() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         pairs = [await submit(w, image_params=steps) for steps in ({"steps": 5}, LONG, LONG)]
         event = kafka_event(*(record for _, record in pairs))
-        answer = await answered(w, fed, event, seconds=3)
+        answer = await answered(w, push, event, seconds=3)
         place = pairs[1][1].place
         assert answer == {
             "batchItemFailures": [
@@ -123,100 +123,100 @@ async def test_a_lambda_batch_that_runs_out_of_time_is_handed_over_again_from_it
         }
         assert [w.status(task) for task, _ in pairs] == ["completed", None, None]
         assert w.runner.running == {}
-        assert await answered(w, fed, event) == {"batchItemFailures": []}
+        assert await answered(w, push, event) == {"batchItemFailures": []}
         assert [w.status(task) for task, _ in pairs] == ["completed"] * 3
 
 
-async def test_a_record_nobody_can_read_does_not_hold_a_lambda_batch_up() -> None:
+async def test_an_unreadable_record_does_not_hold_a_lambda_batch_up() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         await w.raw(b"nonsense")
         task, record = await submit(w)
-        assert await answered(w, fed, kafka_event(on_lane(w)[0], record)) == {"batchItemFailures": []}
+        assert await answered(w, push, kafka_event(on_lane(w)[0], record)) == {"batchItemFailures": []}
         assert w.status(task) == "completed"
         (letter,) = w.broker.topics["dead_letter"][0]
         assert letter.value == b"nonsense"
         assert letter.headers["mark"] == "é".encode()
 
 
-async def test_a_mapping_that_reads_a_topic_which_is_no_lane_fails_loudly() -> None:
+async def test_a_mapping_that_reads_a_topic_which_is_not_a_lane_raises() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         _, record = await submit(w)
         event = kafka_event(record)
         next(iter(event["records"].values()))[0]["topic"] = EVENTS
         with pytest.raises(UnknownLane):
-            await lambda_.answer(fed, event, 60)
+            await lambda_.answer(push, event, 60)
 
 
-async def test_a_task_handed_over_again_after_its_outcome_is_only_announced() -> None:
+async def test_a_task_redelivered_after_its_outcome_is_only_announced() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         task, record = await submit(w)
-        await answered(w, fed, kafka_event(record))
-        await answered(w, await feed(w), kafka_event(record))
+        await answered(w, push, kafka_event(record))
+        await answered(w, await push_consumer(w), kafka_event(record))
         assert (w.status(task), len(w.runner.ran)) == ("completed", 1)
 
 
 async def test_a_task_that_lies_twice_in_one_batch_runs_once() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         task, _ = await submit(w)
         await w.client.append_task(task)
-        assert await answered(w, fed, kafka_event(*on_lane(w))) == {"batchItemFailures": []}
+        assert await answered(w, push, kafka_event(*on_lane(w))) == {"batchItemFailures": []}
         assert (w.status(task), len(w.runner.ran)) == ("completed", 1)
 
 
-async def test_a_fed_task_is_tried_again_when_trying_again_can_help() -> None:
+async def test_a_pushed_task_is_retried_when_that_can_help() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         w.runner.fail_next = [OutOfMemory()]
         task, record = await submit(w)
-        await answered(w, fed, kafka_event(record))
+        await answered(w, push, kafka_event(record))
         assert (w.status(task), w.started(task)) == ("completed", [1, 2])
 
 
-async def test_a_fed_task_that_cannot_be_done_fails_with_the_code_a_submit_would_have_had() -> None:
+async def test_a_pushed_task_that_cannot_be_done_fails_with_the_code_of_a_refused_submit() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         body = {"task_id": "0" * 32, "model_name": "sd-mini", "prompt": "x", "loras": ["nope"]}
         await w.raw(json.dumps(body).encode())
-        await answered(w, fed, kafka_event(*on_lane(w)))
+        await answered(w, push, kafka_event(*on_lane(w)))
         assert json.loads(w.store.objects[f"tasks/{'0' * 32}/outcome.json"])["error"]["code"] == "unknown_lora"
 
 
-async def test_a_fed_task_that_finds_no_room_in_time_expires() -> None:
+async def test_a_pushed_task_that_finds_no_room_in_time_expires() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         pairs = [await submit(w, image_params=LONG) for _ in range(2)]
         late, record = await submit(w, start_within=5)
-        await answered(w, fed, kafka_event(*(one for _, one in pairs), record))
+        await answered(w, push, kafka_event(*(one for _, one in pairs), record))
         assert w.outcome(late).error.code == "started_too_late"  # type: ignore[union-attr]
         assert w.started(late) == []
 
 
-async def test_a_fed_task_waits_for_its_models_runner_to_come_and_does_not_fail() -> None:
+async def test_a_pushed_task_waits_for_its_models_runner_and_does_not_fail() -> None:
     async with world() as w:
         await w.client.append_card(card())
         task, record = await submit(w)
         w.runner.away = True
-        fed = await feed(w)
-        answer = asyncio.ensure_future(lambda_.answer(fed, kafka_event(record), 60))
+        push = await push_consumer(w)
+        answer = asyncio.ensure_future(lambda_.answer(push, kafka_event(record), 60))
         await w.clock.advance(10)
         assert w.outcome(task) is None
         w.runner.away = False
-        await fed.look()
+        await push.look()
         await settle()
         await w.clock.advance(5)
         assert answer.result() == {"batchItemFailures": []}
         assert w.status(task) == "completed"
 
 
-async def test_knative_hears_success_only_once_the_task_has_its_outcome() -> None:
+async def test_knative_gets_success_only_once_the_task_has_its_outcome() -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         task, record = await submit(w)
-        async with TestClient(TestServer(knative.application(fed))) as client:
+        async with TestClient(TestServer(knative.application(push))) as client:
             sent = asyncio.ensure_future(client.post("/", data=record.value, headers=cloud_event(record)))
             async with asyncio.timeout(10):
                 while not w.runner.running:
@@ -245,13 +245,13 @@ def test_a_cloud_event_holds_the_record_as_it_lay_on_the_lane() -> None:
 
 
 @pytest.mark.parametrize("change", [{"ce-type": "other"}, {"ce-id": "7"}, {"ce-source": "/no/topic"}, {"ce-time": "x"}])
-async def test_what_is_no_kafka_cloud_event_is_refused_and_runs_nothing(change: dict[str, str]) -> None:
+async def test_another_kind_of_request_is_refused_and_runs_nothing(change: dict[str, str]) -> None:
     async with world() as w:
-        fed = await feed(w)
+        push = await push_consumer(w)
         _, record = await submit(w)
         with pytest.raises(InvalidRequest):
             knative.record_of(cloud_event(record) | change, record.value, LANES)
-        async with TestClient(TestServer(knative.application(fed))) as client:
+        async with TestClient(TestServer(knative.application(push))) as client:
             answer = await client.post("/", data=record.value, headers=cloud_event(record) | change)
             assert (answer.status, (await answer.json())["code"]) == (422, "invalid_request")
         assert w.runner.ran == []

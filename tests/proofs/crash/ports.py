@@ -155,7 +155,7 @@ class FatedLog:
         return FatedMember(lambda: self._log.join(group, topics, replayed=replayed), self._fate)
 
     def read_events(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
-        return self._fate.stream(lambda _: "hear", self._log.read_events(offsets))
+        return self._fate.stream(lambda _: "delivery to an orphan", self._log.read_events(offsets))
 
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
         return await self._fate.call("ends", self._log.ends, QueueUnavailable)

@@ -13,6 +13,8 @@ from functions.consume.consumer import build_consumer
 from tests.proofs.crash.ports import Fate, FatedClock, FatedLog, FatedRunner, FatedStore, Point
 from tests.proofs.crash.story import CARDS, MoodyRunner
 
+GRACE_SECONDS = 1.0
+
 
 def consume(settings: Settings, environment: Mapping[str, str], point: Point | None) -> None:
     """Work until SIGTERM, or to the point."""
@@ -24,26 +26,18 @@ async def _consume(settings: Settings, point: Point | None) -> None:
     clock, log, store = SystemClock(), KafkaLog(settings), S3Store(settings)
     fate = Fate(point, "killed", lambda: os.kill(os.getpid(), signal.SIGKILL))
     runners = {runner.url: runner for runner in (MoodyRunner(card, clock) for card in CARDS)}
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     async def addresses() -> Sequence[str]:
         return list(runners)
 
     consumer = build_consumer(
         settings,
-        log=FatedLog(log, fate),
+        task_log=FatedLog(log, fate),
         store=FatedStore(store, fate),
         clock=FatedClock(clock, fate),
         addresses=addresses,
         connect=lambda url: FatedRunner(runners[url], fate),
     )
-    stopped = asyncio.ensure_future(stop.wait())
-    work = [asyncio.ensure_future(consumer.pool.watch()), asyncio.ensure_future(consumer.dispatcher.run())]
-    await asyncio.wait((stopped, *work), return_when=asyncio.FIRST_COMPLETED)
-    for part in work:
-        part.cancel()
-    await asyncio.gather(*work, return_exceptions=True)
-    await consumer.dispatcher.stop(1.0)
-    await log.close()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, consumer.stop, GRACE_SECONDS)
+    await consumer.run()
     store.close()

@@ -68,13 +68,14 @@ class Day(World):
     running_then: Counter[str] = field(default_factory=Counter)
     """In how many processes that were struck each task ran."""
     leaving: set[str] = field(default_factory=set)
-    """The tasks that the second ran when it was told to leave: those not done in its grace it stops, then gives back."""
+    """The tasks that the second consumer ran when it was stopped: it releases those that outlive its grace."""
     verdict: list[str] = field(default_factory=list)
     """The promises that did not hold in the end, in words."""
     _strikes: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.cards = {card.model: card for card in CARDS}
         self.runners = {runner.url: runner for runner in (MoodyRunner(card, self.clock) for card in CARDS)}
 
     @property
@@ -96,7 +97,7 @@ class Day(World):
         running, fate = self.named[name]
         if fate.met:
             return
-        self.leaving = set(running.consumer.dispatcher._attempts)
+        self.leaving = set(running.consumer.attempts.under_way)
         leaving = asyncio.ensure_future(running.stop(grace=1))
         await settle()
         await self.clock.advance(1.2)
@@ -117,21 +118,20 @@ class Day(World):
 
         consumer = build_consumer(
             self.settings,
-            log=FatedLog(log, fate),
+            task_log=FatedLog(log, fate),
             store=FatedStore(self.store, fate),
             clock=FatedClock(self.clock, fate),
             addresses=addresses,
             connect=lambda url: FatedRunner(self.runners[url], fate),
         )
-        work = [asyncio.ensure_future(consumer.pool.watch()), asyncio.ensure_future(consumer.dispatcher.run())]
-        running = Running(log, consumer, work)
+        running = Running(log, consumer, asyncio.create_task(consumer.run()))
         self.consumers.append(running)
         self.named[name] = (running, fate)
         await settle()
 
     async def _strike(self, running: Running, fate: Fate) -> None:
         leaving = self.leaving if self.play.victim == "second" else set()
-        self.running_then.update({*running.consumer.dispatcher._attempts, *leaving})
+        self.running_then.update({*running.consumer.attempts.under_way, *leaving})
         if fate.mode == "killed":
             await running.kill()
         else:
@@ -161,7 +161,7 @@ class Day(World):
     def at_rest(self) -> bool:
         """Whether nothing more will happen."""
         away = any(fate.away for _, fate in self.named.values())
-        busy = any(one.consumer.dispatcher._background for one in self.alive())
+        busy = any(one.consumer.background.busy for one in self.alive())
         ended = all(outcome_key(one.task.task_id) in self.store.objects for one in self.asked.values())
         return ended and not away and not busy and self.watermark_at_end()
 
@@ -174,9 +174,9 @@ class Day(World):
             wrong.append("the poison record is not with the dead letters")
         for one in self.alive():
             left = [known.task_id for known in one.consumer.view.unfinished()]
-            dispatcher = one.consumer.dispatcher
-            if left or dispatcher._attempts or dispatcher._background or dispatcher._share.unfinished:
-                wrong.append(f"a consumer still holds {left or dispatcher._attempts or dispatcher._share.unfinished}")
+            held = left or one.consumer.attempts.under_way or one.consumer.dispatcher.partitions.unfinished
+            if held or one.consumer.background.busy:
+                wrong.append(f"a consumer still holds {held or 'work in the background'}")
         if busy := [task_id for runner in self.runners.values() for task_id in runner.running]:
             wrong.append(f"a runner still runs {busy}")
         return wrong
@@ -207,7 +207,7 @@ class Day(World):
 
     def alive(self) -> list[Running]:
         """The consumers that still work."""
-        return [one for one in self.consumers if not all(work.done() for work in one.work)]
+        return [one for one in self.consumers if one.working]
 
 
 async def day(play: Play) -> Day:

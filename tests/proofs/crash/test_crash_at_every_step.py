@@ -95,7 +95,7 @@ async def test_the_points_are_the_same_every_day_and_cover_every_call_a_consumer
         pytest.param("cut off", True, False, SELDOM, id="cut off beyond its lease"),
     ],
 )
-async def test_whatever_happens_to_a_consumer_wherever_every_task_ends_once_with_all_its_pictures(
+async def test_whatever_happens_to_a_consumer_every_task_ends_once_with_all_its_pictures(
     victim: str,
     mode: Mode,
     heir_at_once: bool,
@@ -113,7 +113,7 @@ async def test_whatever_happens_to_a_consumer_wherever_every_task_ends_once_with
 
 
 @LONG
-async def test_a_consumer_that_dies_and_whose_heir_dies_too_leaves_a_third_one_to_end_every_task() -> None:
+async def test_when_a_consumer_and_its_successor_die_a_third_one_ends_every_task() -> None:
     seen = await points("first")
     pick = random.Random(SEED)
     plays = [Play("first", pick.choice(seen), again=pick.choice(seen)) for _ in range(300 // SELDOM)]
@@ -121,30 +121,31 @@ async def test_a_consumer_that_dies_and_whose_heir_dies_too_leaves_a_third_one_t
 
 
 def commit_when_a_task_starts(patch: pytest.MonkeyPatch) -> None:
-    start = Dispatcher._start
+    dispatch = Dispatcher.dispatch
 
-    def hasty(self: Dispatcher, task: Task, partition: Partition, *more: object) -> None:
-        start(self, task, partition, *more)  # type: ignore[arg-type]
-        self._share.end(task.task_id)
+    def hasty(self: Dispatcher) -> None:
+        dispatch(self)
+        for task_id in self.attempts.under_way:
+            self.partitions.end(task_id)
 
-    patch.setattr(Dispatcher, "_start", hasty)
+    patch.setattr(Dispatcher, "dispatch", hasty)
 
 
 def announce_before_the_pictures_are_stored(patch: pytest.MonkeyPatch) -> None:
-    put, conclude = FatedStore.put_image, Handler.conclude
+    put, finish = FatedStore.put_image, Handler.finish
     waiting: dict[str, list[tuple[FatedStore, str, bytes, str]]] = defaultdict(list)
 
     async def later(self: FatedStore, key: str, data: bytes, content_type: str) -> None:
         waiting[key.split("/")[1]].append((self, key, data, content_type))
 
     async def hasty(self: Handler, task: Task, partition: Partition, **more: object) -> Outcome:
-        outcome = await conclude(self, task, partition, **more)  # type: ignore[arg-type]
+        outcome = await finish(self, task, partition, **more)  # type: ignore[arg-type]
         for picture in waiting.pop(task.task_id, ()):
             await put(*picture)
         return outcome
 
     patch.setattr(FatedStore, "put_image", later)
-    patch.setattr(Handler, "conclude", hasty)
+    patch.setattr(Handler, "finish", hasty)
 
 
 def announce_before_the_outcome_is_written(patch: pytest.MonkeyPatch) -> None:
@@ -180,15 +181,15 @@ def take_a_task_whose_owner_is_alive(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dispatcher, "LAST_LOOK_SECONDS", 0.0)
 
 
-def forget_that_a_record_nobody_can_read_is_still_to_be_buried(patch: pytest.MonkeyPatch) -> None:
-    changed = Dispatcher._changed
+def close_an_unreadable_record_before_its_dead_letter_is_written(patch: pytest.MonkeyPatch) -> None:
+    read = Dispatcher._read
 
     def hasty(self: Dispatcher, change: object) -> None:
-        changed(self, change)  # type: ignore[arg-type]
+        read(self, change)  # type: ignore[arg-type]
         if record := getattr(change, "record", None):
-            self._share.close([record.place])
+            self.partitions.close([record.place])
 
-    patch.setattr(Dispatcher, "_changed", hasty)
+    patch.setattr(Dispatcher, "_read", hasty)
 
 
 @LONG
@@ -200,8 +201,8 @@ def forget_that_a_record_nobody_can_read_is_still_to_be_buried(patch: pytest.Mon
         (announce_before_the_outcome_is_written, "killed", "outcome.json"),
         (write_outcomes_over_each_other, "frozen", "two different outcomes"),
         (sweep_the_winners_pictures_away, "frozen", "a picture is missing"),
-        (take_a_task_whose_owner_is_alive, "killed", "ran 2 times"),
-        (forget_that_a_record_nobody_can_read_is_still_to_be_buried, "killed", "poison"),
+        (take_a_task_whose_owner_is_alive, "killed", "times, which is more than"),
+        (close_an_unreadable_record_before_its_dead_letter_is_written, "killed", "poison"),
     ],
 )
 async def test_a_consumer_with_a_mistake_in_it_breaks_a_promise_at_some_point(

@@ -17,17 +17,17 @@ from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.kafka_topics import create_topics
 from adapters.s3_store import S3Store, create_bucket
-from config.settings import Settings
+from config.settings import Settings, load_settings
 from tasks.accept import accept
 from tasks.errors import QueueUnavailable
 from tasks.events import CancelRequested, Outcome, parse_event
 from tasks.log import Place, Record
 from tasks.task import GenerateRequest, Task
-from tests.conftest import KafkaServer, S3Server
 from tests.proofs.crash.ports import Point
 from tests.proofs.crash.process import consume
 from tests.proofs.crash.scenario import Play, day
 from tests.proofs.crash.story import CARDS, CARDS_BEFORE, ONE, POISON, Expected, tell
+from tests.support.servers import KafkaServer, S3Server
 
 T = TypeVar("T")
 SEED, DAYS = 7, 10
@@ -227,7 +227,7 @@ def servers(kafka: KafkaServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    create_bucket(Settings())
+    create_bucket(load_settings())
     return environment
 
 
@@ -235,7 +235,8 @@ def servers(kafka: KafkaServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
 async def a_place(environment: dict[str, str], point: Point) -> AsyncIterator[RealDay]:
     """Topics, a group and a part of the bucket of its own."""
     name = f"t{uuid.uuid4().hex[:8]}"
-    settings = Settings(kafka_topic_prefix=name, kafka_group=f"{name}.group", kafka_partitions=2, s3_prefix=f"{name}/")
+    own = {"kafka_topic_prefix": name, "kafka_group": f"{name}.group", "kafka_partitions": 2, "s3_prefix": f"{name}/"}
+    settings = load_settings().model_copy(update=own)
     await asyncio.to_thread(create_topics, settings)
     made = RealDay(settings, environment, point)
     await insist(made.client.ends)

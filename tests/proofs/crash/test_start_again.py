@@ -1,4 +1,4 @@
-"""What a consumer that is started again says a second time, and what it must not. On twins."""
+"""What a consumer writes again when it is restarted, and what it must not. On twins."""
 
 from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS
 from tasks.capabilities import ServedModel
@@ -10,7 +10,7 @@ def published(w: World) -> list[int]:
     return [ServedModel.model_validate_json(record.value).runners for record in w.broker.topics[CARDS][0]]
 
 
-async def test_a_model_whose_runners_went_away_before_the_consumer_started_is_published_without_runners() -> None:
+async def test_a_model_whose_runners_left_before_the_start_is_published_without_runners() -> None:
     async with world() as w:
         first = await w.start()
         await first.kill()
@@ -32,7 +32,7 @@ async def test_a_model_whose_runners_are_there_again_needs_no_second_card() -> N
         assert published(w)[-1] == 1
 
 
-async def test_an_event_or_a_card_nobody_can_read_is_buried_when_it_comes_and_not_at_every_start() -> None:
+async def test_an_unreadable_event_or_card_is_a_dead_letter_once_and_not_at_every_start() -> None:
     async with world() as w:
         first = await w.start()
         partition = w.broker.partition_of("sd-mini")

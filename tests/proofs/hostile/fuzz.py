@@ -71,8 +71,7 @@ class Service:
     async def drained(self) -> None:
         """Turn the clock until every record has its outcome or lies with the dead letters."""
         for _ in range(200):
-            for work in self.consumer.work:
-                assert not work.done(), f"the consumer ended: {work}"
+            assert not self.consumer.work.done(), f"the consumer ended: {self.consumer.work}"
             if self.world.watermark_at_end():
                 return
             await self.world.clock.advance(0.05)

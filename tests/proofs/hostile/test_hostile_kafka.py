@@ -17,9 +17,9 @@ from adapters.memory_runner import MemoryRunner
 from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.consume.consumer import build_consumer
-from tests.conftest import KafkaServer
 from tests.proofs.hostile.raw_kafka import write_header_name
 from tests.support.kafka import kafka_settings
+from tests.support.servers import KafkaServer
 from tests.support.world import card
 
 GOOD = b'{"task_id": "%s", "model_name": "sd-mini", "prompt": "a red circle"}'
@@ -37,18 +37,15 @@ async def consuming(settings: Settings) -> AsyncIterator[MemoryStore]:
         return [runner.url]
 
     consumer = build_consumer(
-        settings, log=log, store=store, clock=clock, addresses=addresses, connect=lambda _: runner
+        settings, task_log=log, store=store, clock=clock, addresses=addresses, connect=lambda _: runner
     )
-    work = [asyncio.ensure_future(consumer.dispatcher.run()), asyncio.ensure_future(consumer.pool.watch())]
+    work = asyncio.ensure_future(consumer.run())
     try:
         yield store
-        assert not any(one.done() for one in work), work
+        assert not work.done(), work
     finally:
-        for one in work:
-            one.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
-        await consumer.dispatcher.stop(0)
-        await log.close()
+        consumer.stop(grace=0)
+        await work
 
 
 def write(settings: Settings, value: bytes | None, key: Any = b"sd-mini", headers: Any = None, **config: Any) -> None:

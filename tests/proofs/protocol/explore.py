@@ -73,7 +73,7 @@ def explore(
     depths, parents, sources, targets = array("H", [0]), array("l", [-1]), array("l"), array("l")
     taken = 0
 
-    def told(broken: str, at: int, *more: str) -> Explored:
+    def explored(broken: str, at: int, *more: str) -> Explored:
         names = list(more)
         while parents[at] >= 0:
             found = states[at]
@@ -90,7 +90,7 @@ def explore(
             try:
                 after = step.take()
             except BrokenPromiseError as broken:
-                return told(str(broken), at, step.name)
+                return explored(str(broken), at, step.name)
             number = numbers.get(after)
             if number is None:
                 if len(states) >= most:
@@ -104,8 +104,8 @@ def explore(
                 targets.append(number)
         at += 1
     if len(states) < most and (stuck := _stuck(states, ended, sources, targets)) is not None:
-        return told("From here the tasks never end.", stuck)
-    return told("", 0)
+        return explored("From here the tasks never end.", stuck)
+    return explored("", 0)
 
 
 def _stuck(

@@ -1,4 +1,4 @@
-"""The log in the model: what is written to it, and what an owner does with what it reads (the dispatcher's part)."""
+"""The log in the model: what is written to it, and what an owner does when it reads an event (the dispatcher's part)."""
 
 from dataclasses import replace
 from functools import cache
@@ -36,7 +36,7 @@ class Log:
                 raise BrokenPromiseError(f"P2: task {t} is announced completed and its pictures are not there.")
         elif said[0] != "cancel" and said[1] < task.log.attempt and log != task.log:
             raise BrokenPromiseError(f"The event {said} of an attempt that is past moved task {t}.")
-        if not task.log.ended:  # After its end nothing about a task tells anybody anything.
+        if not task.log.ended:  # After the outcome no event of the task matters.
             world = world._replace(owners=tuple(_unread(owner, t, said) for owner in world.owners))
         return with_task(world, t, task._replace(log=log))
 
@@ -53,7 +53,7 @@ class Log:
         return self.write(spent(world, "repeats"), *world.owners[o].outbox[0])
 
     def lose(self, world: World, o: int) -> World:
-        """The first event of the outbox never reaches the log. Nobody knows of its attempt now."""
+        """The first event of the outbox never reaches the log. No other owner knows of its attempt now."""
         owner = world.owners[o]
         t, _ = owner.outbox[0]
         local = owner.tasks[t]
@@ -79,20 +79,20 @@ class Log:
         looks = self._looks(said, local.state, after, owner.name)
         local = local._replace(state=after)
         if local.act and said[0] == "released" and (local.act.number, owner.name) == said[1:3]:
-            return local._replace(act=local.act._replace(heard=True))
+            return local._replace(act=local.act._replace(release_seen=True))
         if not looks:
             return local
         writer = next((one.clock for one in world.owners if one.name == after.owner), owner.clock)
-        return self.attend(owner, local, after, self.rules.ticks_of_lease(owner.clock * HOUR, writer * HOUR))
+        return self.decide(owner, local, after, self.rules.ticks_of_lease(owner.clock * HOUR, writer * HOUR))
 
-    def attend(self, owner: Owner, local: Local, state: TaskState, ticks: int | None = None) -> Local:
-        """The owner does what is due about a task in this state; a lease would last for so many ticks."""
+    def decide(self, owner: Owner, local: Local, state: TaskState, ticks: int | None = None) -> Local:
+        """The owner does what `next_action` says about a task in this state; a lease would last for so many ticks."""
         act = local.act
         match self._next_action(state, act.number if act is not None and act.number else None, owner.name):
             case Close() as decided:
-                return _heeded(local._replace(queued=False, alarm=None), decided)
+                return _applied(local._replace(queued=False, alarm=None), decided)
             case Keep() | Stop() as decided:
-                return _heeded(local, decided)
+                return _applied(local, decided)
             case _ if act is not None:  # Its end is being written.
                 return local
             case Watch():
@@ -104,12 +104,12 @@ class Log:
             case Offer(delay):
                 return local._replace(queued=not delay, alarm=DELAYED if delay else None)
 
-    def overhear(self, owner: Owner, local: Local, state: TaskState) -> Local:
-        """What runs here of a partition that is another's stops when it should; all else is that other's to do."""
+    def watch_orphan(self, owner: Owner, local: Local, state: TaskState) -> Local:
+        """An attempt of a partition that was lost stops when its task's state says so; the new owner does the rest."""
         act = local.act
         if act is None or act.phase != "make":
             return local
-        return _heeded(local, self._next_action(state, act.number, owner.name))
+        return _applied(local, self._next_action(state, act.number, owner.name))
 
     def assign(self, world: World, o: int) -> World:
         """The owner gets the partition, reads the events to their end and the lane from the committed offset, and takes
@@ -118,11 +118,11 @@ class Log:
         for t, local in enumerate(owner.tasks):
             act = local.act
             if act is not None and act.phase == "said":
-                act = act._replace(heard=True)
+                act = act._replace(release_seen=True)
             if t >= world.committed:
                 state = world.tasks[t].log if self.rules.reads_first else TaskState()
-                # When the delay of its last attempt began nobody knows any more, so it is taken to be over.
-                local = self.attend(owner, Local(state, act=act), replace(state, delay=0.0))
+                # Nobody knows any more when the delay after its last attempt began, so it counts as over.
+                local = self.decide(owner, Local(state, act=act), replace(state, delay=0.0))
             owner = with_local(owner, t, local)
         return self._commit(with_owner(world, o, owner)._replace(group=owner.name, begun=True), o)
 
@@ -146,14 +146,14 @@ def _unread(owner: Owner, t: int, said: Said) -> Owner:
     return with_local(owner, t, local._replace(unread=(*local.unread, said)))
 
 
-def _heeded(local: Local, decided: Action) -> Local:
-    """What it has under way is to stop, where that is due and there is still a picture to be made."""
+def _applied(local: Local, decided: Action) -> Local:
+    """The attempt under way stops if the action says so and its pictures are not complete."""
     act = local.act
     if act is None or not act.stoppable:
         return local
     match decided:
         case Close():
-            return local._replace(act=act._replace(stop=act.stop or "runner_busy"))
+            return local._replace(act=act._replace(stop=act.stop or "taken_over"))
         case Stop(error):
             return local._replace(act=act._replace(stop=act.stop or error.code()))
         case _:

@@ -51,7 +51,7 @@ class Model:
     def _away(self, world: World, o: int, owner: Owner) -> Iterator[Step[World]]:
         yield Step(f"{owner.name} is back", partial(self._back, world, o))
         if world.group == owner.name:
-            yield Step(f"the group drops {owner.name}, which does not hear of it", partial(_drop_from_group, world))
+            yield Step(f"the group drops {owner.name}, which does not notice", partial(_drop_from_group, world))
 
     def _here(self, world: World, o: int, owner: Owner) -> Iterator[Step[World]]:
         name, faults, log = owner.name, world.faults, self._log
@@ -66,10 +66,10 @@ class Model:
         if any(local.unread for local in owner.tasks):
             yield Step(f"{name} reads", partial(log.read, world, o))
         for t, task in enumerate(world.tasks):
-            if not owner.owns and (heard := log.overhear(owner, owner.tasks[t], task.log)) != owner.tasks[t]:
-                yield Step(f"{name} hears of task {t}, which is another's", partial(with_known, world, o, t, heard))
+            if not owner.owns and (stopped := log.watch_orphan(owner, owner.tasks[t], task.log)) != owner.tasks[t]:
+                yield Step(f"{name} reads of its orphan, task {t}", partial(with_known, world, o, t, stopped))
         if owner.owns and world.group != name:
-            yield Step(f"{name} hears that it owns nothing", partial(_dropped, world, o))
+            yield Step(f"{name} reads that it owns nothing", partial(_dropped, world, o))
         if not owner.owns and world.group == NOBODY and (o == 0 or world.begun):
             yield Step(f"{name} becomes the owner", partial(log.assign, world, o))
         if faults.rebalances and owner.owns and world.group == name:

@@ -44,7 +44,7 @@ def real(said: Said) -> Event:
         case ("cancel",):
             return CancelRequested.model_validate(common)
         case ("outcome", status, tries, _):
-            return Outcome.model_validate(common | {"status": status, "attempt": tries, "task": _TASK})
+            return Outcome.model_validate(common | {"status": status, "tries": tries, "task": _TASK})
         case _:
             raise ValueError(said)
 
@@ -85,7 +85,7 @@ class Rules:
     """Pictures have names unique to their attempt."""
     closes: Callable[[TaskState, bool], bool] = lambda state, under_way: state.ended
     """May the record of a task in this state (and with something under way here) be committed?"""
-    looks_after_attempt: Callable[[bool], bool] = lambda heard: heard
+    looks_after_attempt: Callable[[bool], bool] = lambda release_seen: release_seen
     """Is the end of an attempt a reason to look at the task again, its release read or not?"""
     looks_last: bool = True
     """One that was stopped reads before it takes anything."""

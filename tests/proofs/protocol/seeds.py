@@ -109,10 +109,10 @@ SEEDS: dict[str, Seed] = {
         Rules(may_begin=lambda state, number: True), Faults(crashes=1, rebalances=1), "P4"
     ),
     "the end of an attempt is no reason to look at the task again": Seed(
-        Rules(looks_after_attempt=lambda heard: False), Faults(errors=1), "never end"
+        Rules(looks_after_attempt=lambda release_seen: False), Faults(errors=1), "never end"
     ),
     "an owner goes on before it has read that it gave the task back": Seed(
-        Rules(looks_after_attempt=lambda heard: True), Faults(errors=1, rebalances=1), "P4"
+        Rules(looks_after_attempt=lambda release_seen: True), Faults(errors=1, rebalances=1), "P4"
     ),
     "a release that moves nothing is no reason to look at the task again": Seed(
         Rules(needs_review=_not_for_a_vain_release), Faults(stops=1, crashes=1), "never end"

@@ -19,12 +19,12 @@ class Act(NamedTuple):
     number: int = 0
     tries: int = 0
     phase: str = "look"
-    """What comes next: look -> ask -> make -> pictures -> outcome -> event -> said. Until a runner took it (ask) nobody
-    hears of it."""
+    """What comes next: look -> ask -> make -> pictures -> outcome -> event -> said. Until a runner accepts it
+    (ask) no event of it is written."""
     says: Said | None = None
     """How it ends, once that is known."""
     stop: str = ""
-    heard: bool = False
+    release_seen: bool = False
     """Its release has been read."""
     late: bool = False
     """It may be past its lease without knowing: its owner was cut off, or its start never reached the log."""
@@ -41,7 +41,7 @@ class Act(NamedTuple):
 
 
 class Local(NamedTuple):
-    """What one owner knows of one task, and what it has under way for it."""
+    """One owner's knowledge of one task, and its attempt at it or the end that it writes."""
 
     state: TaskState | None = None
     queued: bool = False

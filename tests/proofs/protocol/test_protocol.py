@@ -53,7 +53,7 @@ STOPPED_AND_TAKEN_OVER = (
     "A1 has a runner that takes task 0",
     "A1's 'started' of task 0 is written",
     "A1 is stopped",
-    "the group drops A1, which does not hear of it",
+    "the group drops A1, which does not notice",
     "B1 becomes the owner",
     "half a lease passes",
     "half a lease passes",
@@ -65,7 +65,7 @@ STOPPED_AND_TAKEN_OVER = (
 """A1 is a zombie now."""
 
 
-def test_a_zombie_that_wakes_after_its_lease_and_finishes_last_takes_the_outcome_that_stands_and_its_pictures_away():
+def test_a_zombie_that_finishes_last_takes_the_stored_outcome_and_drops_its_own():
     world = walk(
         first(2, 1, Faults(stops=1)),
         *STOPPED_AND_TAKEN_OVER,
@@ -83,7 +83,7 @@ def test_a_zombie_that_wakes_after_its_lease_and_finishes_last_takes_the_outcome
     assert world.owners[0].tasks[0].act is None
 
 
-def test_a_zombie_that_finishes_first_is_taken_at_its_word_and_nobody_makes_a_second_outcome():
+def test_the_outcome_of_a_zombie_that_finishes_first_is_the_only_one():
     world = walk(
         first(2, 1, Faults(stops=1)),
         *STOPPED_AND_TAKEN_OVER,
@@ -100,9 +100,9 @@ def test_a_zombie_that_finishes_first_is_taken_at_its_word_and_nobody_makes_a_se
     assert world.committed == 1
 
 
-def test_a_zombie_that_reads_that_it_was_taken_over_stops_and_its_release_moves_nothing():
+def test_a_zombie_that_reads_of_its_takeover_stops_and_its_release_changes_nothing():
     before = walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER, "A1 is back")
-    after = walk(before, "A1 reads", "A1 stops (runner_busy) task 0")
+    after = walk(before, "A1 reads", "A1 stops (taken_over) task 0")
     assert after.tasks == before.tasks
     assert after.tasks[0].log.owner == "B1"
 

@@ -52,7 +52,7 @@ class Work:
             if act.stop:
                 yield step(f"stops ({act.stop}), untaken,", self._untaken, act.stop)
             elif world.faults.errors:
-                yield step("has no runner that takes", self._untaken, "runner_loading", fault=True)
+                yield step("has no runner that takes", self._untaken, "runner_unavailable", fault=True)
         elif act.phase == "make":
             # To write an event takes far less time than to make a picture.
             if owner.away or not owner.outbox:
@@ -68,11 +68,11 @@ class Work:
             yield step(f"writes the {act.phase} of", self._effects[act.phase])
 
     def _ring(self, world: World, o: int, t: int) -> World:
-        """Where it is queued now it begins: to begin later is to have looked later."""
+        """If the task is queued now, its attempt begins at once: a later begin equals a later timer."""
         owner = world.owners[o]
         local = owner.tasks[t]
         assert local.state is not None
-        local = self._log.attend(owner, local._replace(alarm=None), self._given_up(local.state))
+        local = self._log.decide(owner, local._replace(alarm=None), self._given_up(local.state))
         world = with_known(world, o, t, local)
         return self._begin(world, o, t) if local.queued else world
 
@@ -104,7 +104,7 @@ class Work:
         if not act.stop:
             world = spent(world, "errors")
         follows, _, _ = what_follows(code, act.tries, self._attempts)
-        if follows == "released":  # Nobody heard of it, so nobody hears that it is over.
+        if follows == "released":  # No event said that it began, so none says that it is over.
             return self._look_again(world, o, t)
         return self._outcome(self._on(world, o, t, ("outcome", follows, act.tries, None), "make"), o, t)
 
@@ -120,7 +120,7 @@ class Work:
         return with_owner(world, o, owner._replace(outbox=(*owner.outbox, (t, started))))
 
     def _made(self, world: World, o: int, t: int) -> World:
-        """The first effect belongs to it: before that, nobody can tell."""
+        """The first effect belongs to this step: until then no other process can see that the pictures are complete."""
         act = act_of(world, o, t)
         name = (act.number, world.owners[o].name) if self.rules.own_names else (0, "")
         world = self._on(world, o, t, ("outcome", "completed", act.tries, name), "make")
@@ -175,7 +175,7 @@ class Work:
         return self._log.write(self._on(world, o, t, says, "event"), t, says)
 
     def _done(self, world: World, o: int, t: int) -> World:
-        if self.rules.looks_after_attempt(act_of(world, o, t).heard):
+        if self.rules.looks_after_attempt(act_of(world, o, t).release_seen):
             return self._look_again(world, o, t)
         return with_act(world, o, t, None)
 
@@ -183,7 +183,7 @@ class Work:
         owner = world.owners[o]
         local = owner.tasks[t]._replace(act=None)
         if local.state is not None:
-            local = self._log.attend(owner, local, local.state)
+            local = self._log.decide(owner, local, local.state)
         return with_known(world, o, t, local)
 
 
@@ -196,7 +196,7 @@ def _ask(world: World, o: int, t: int) -> World:
 
 def _stored(world: World, t: int, task: Shared) -> World:
     if task.outcome is not None:
-        task = task._replace(pictures=task.pictures & {task.outcome[3]})  # Others nobody will ever ask for.
+        task = task._replace(pictures=task.pictures & {task.outcome[3]})  # No request will ever name the others.
     if not readable(task):
         raise BrokenPromiseError(f"P2: the outcome of task {t} says completed and its pictures are not there.")
     return with_task(world, t, task)

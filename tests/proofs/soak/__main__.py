@@ -17,11 +17,11 @@ from confluent_kafka import KafkaException
 
 from tests.proofs.soak import evidence
 from tests.proofs.soak.evidence import Evidence
-from tests.proofs.soak.house import House
 from tests.proofs.soak.judge import broken
 from tests.proofs.soak.pictures import Looks
 from tests.proofs.soak.report import figures, table
 from tests.proofs.soak.schedule import schedule
+from tests.proofs.soak.service import SoakedService
 from tests.proofs.soak.users import People
 
 USERS = 16
@@ -35,34 +35,34 @@ def say(line: str) -> None:
 
 
 async def soak(minutes: float, kills: int, seed: int, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Run it; what broke, and the figures. Raises Broken where a part does not come back."""
-    house, looks = House(folder), Looks()
+    """Run it; what broke, and the figures. Raises PartFailed where a part does not come back."""
+    service, looks = SoakedService(folder), Looks()
     try:
-        await house.open()
+        await service.open()
         say(f"all parts are ready; {USERS} users, {minutes:g} minutes, {kills} kills, seed {seed}")
-        people = People(house.url, seed, USERS)
-        watching = asyncio.ensure_future(house.watch())
+        people = People(service.url, seed, USERS)
+        watching = asyncio.ensure_future(service.watch())
         living = asyncio.ensure_future(people.live())
-        await house.suffer(schedule(minutes, kills, seed))
+        await service.suffer(schedule(minutes, kills, seed))
         people.leave()
-        await house.heal()
+        await service.heal()
         say("all parts are ready again; what was asked for comes to its end")
         began = time.monotonic()
-        problems = await _drain(living, house)
-        left = await _look(house)
+        problems = await _drain(living, service)
+        left = await _look(service)
         drained = time.monotonic() - began
         watching.cancel()
         (ended,) = await asyncio.gather(watching, return_exceptions=True)
         if isinstance(ended, Exception):
             raise ended
-        await house.close()
-        problems += people.ledger.problems + house.problems + broken(left, people.ledger, looks)
-        return problems, figures(house, people.ledger, left, looks, drained)
+        await service.close()
+        problems += people.ledger.problems + service.problems + broken(left, people.ledger, looks)
+        return problems, figures(service, people.ledger, left, looks, drained)
     finally:
-        house.abandon()
+        service.abandon()
 
 
-async def _drain(living: "asyncio.Future[None]", house: House) -> list[str]:
+async def _drain(living: "asyncio.Future[None]", service: SoakedService) -> list[str]:
     """Wait until every user is content and the group has committed all; what is not so in time."""
     deadline = time.monotonic() + DRAIN_SECONDS
     await asyncio.wait((living,), timeout=DRAIN_SECONDS)
@@ -72,7 +72,7 @@ async def _drain(living: "asyncio.Future[None]", house: House) -> list[str]:
     living.result()
     while time.monotonic() < deadline:
         try:
-            if not any((await asyncio.to_thread(evidence.behind, house.settings)).values()):
+            if not any((await asyncio.to_thread(evidence.behind, service.settings)).values()):
                 break
         except KafkaException:
             pass
@@ -80,11 +80,11 @@ async def _drain(living: "asyncio.Future[None]", house: House) -> list[str]:
     return []
 
 
-async def _look(house: House) -> Evidence:
-    log = await asyncio.to_thread(evidence.read_log, house.settings)
-    outcomes, stored = await asyncio.to_thread(evidence.read_store, house.settings)
-    told = await evidence.ask(house.url, log.tasks.keys())
-    return Evidence(log, outcomes, stored, told, await house.busy())
+async def _look(service: SoakedService) -> Evidence:
+    log = await asyncio.to_thread(evidence.read_log, service.settings)
+    outcomes, stored = await asyncio.to_thread(evidence.read_store, service.settings)
+    told = await evidence.ask(service.url, log.tasks.keys())
+    return Evidence(log, outcomes, stored, told, await service.busy())
 
 
 def main() -> int:

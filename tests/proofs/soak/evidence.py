@@ -21,7 +21,7 @@ _IDLE = ("ai_image_gen_queue_depth", "ai_image_gen_running", "ai_image_gen_unsto
 
 
 @dataclass(frozen=True)
-class Log:
+class TopicRecords:
     """All records there are; times are those of the broker (Unix seconds)."""
 
     tasks: Mapping[str, tuple[float, TaskRecord]]
@@ -46,7 +46,7 @@ class Told:
 class Evidence:
     """Of one soak."""
 
-    log: Log
+    log: TopicRecords
     outcomes: Mapping[str, Outcome]
     """By task id, from outcome.json."""
     stored: Collection[str]
@@ -57,7 +57,7 @@ class Evidence:
 
 
 def behind(settings: Settings) -> dict[tuple[str, int], int]:
-    """See Log. Raises KafkaException while the broker is away."""
+    """See TopicRecords. Raises KafkaException while the broker is away."""
     consumer = _consumer(settings)
     try:
         lanes = [tp for topic in settings.lane_names for tp in _partitions(consumer, topic)]
@@ -70,7 +70,7 @@ def behind(settings: Settings) -> dict[tuple[str, int], int]:
         consumer.close()
 
 
-def read_log(settings: Settings) -> Log:
+def read_log(settings: Settings) -> TopicRecords:
     """Everything in the log by now."""
     tasks: dict[str, tuple[float, TaskRecord]] = {}
     for lane in settings.lane_names:
@@ -82,7 +82,7 @@ def read_log(settings: Settings) -> Log:
         if (event := parse_event(message.value() or b"")) is not None:
             events.append((message.timestamp()[1] / 1000, event))
     dead = sum(1 for _ in _read(settings, settings.topic("dead_letter")))
-    return Log(tasks, events, dead, behind(settings))
+    return TopicRecords(tasks, events, dead, behind(settings))
 
 
 def read_store(settings: Settings) -> tuple[dict[str, Outcome], set[str]]:

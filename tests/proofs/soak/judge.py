@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tasks.events import Outcome, Released, Started
 from tasks.state import ENDED
-from tests.proofs.soak.evidence import Evidence, Log
+from tests.proofs.soak.evidence import Evidence, TopicRecords
 from tests.proofs.soak.ledger import Ledger
 from tests.proofs.soak.pictures import Looks, mistake
 
@@ -28,7 +28,7 @@ def broken(evidence: Evidence, ledger: Ledger, looks: Looks) -> list[str]:
     return found + [f"not idle: {one}" for one in evidence.busy]
 
 
-def _announced(log: Log) -> dict[str, set[str]]:
+def _announced(log: TopicRecords) -> dict[str, set[str]]:
     announced: dict[str, set[str]] = defaultdict(set)
     for _, event in log.events:
         if isinstance(event, Outcome):
@@ -82,7 +82,7 @@ class Stall:
         return self.ended - self.began
 
 
-def longest_stall(log: Log) -> Stall:
+def longest_stall(log: TopicRecords) -> Stall:
     """Between two outcomes, or between a task that came when there was none and the next outcome."""
     first_end: dict[str, float] = {}
     for at, event in log.events:
@@ -99,7 +99,7 @@ def longest_stall(log: Log) -> Stall:
     return longest
 
 
-def starts_beyond_the_first(log: Log) -> Counter[str]:
+def starts_beyond_the_first(log: TopicRecords) -> Counter[str]:
     """Every start of a task that had been started before, by why the one before came to nothing."""
     why: dict[str, str] = {}
     counted: Counter[str] = Counter()

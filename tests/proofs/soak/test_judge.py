@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from runners.encoding import SOFTWARE
 from tasks.events import Outcome, Released, Started, StoredImage, TaskFailure
 from tasks.task import Task, TaskRecord
-from tests.proofs.soak.evidence import Evidence, Log, Told
+from tests.proofs.soak.evidence import Evidence, Told, TopicRecords
 from tests.proofs.soak.judge import LEASE, broken, left_over, longest_stall, starts_beyond_the_first
 from tests.proofs.soak.ledger import Ledger
 from tests.proofs.soak.pictures import Looks
@@ -43,12 +43,12 @@ def outcome(task_id: str, status: str = "completed", **more: Any) -> Outcome:
         key=f"tasks/{task_id}/1-x-0.png", content_type="image/png", size=9, sha256="", width=64, height=64, seed=3
     )
     images = (image,) if status == "completed" else ()
-    return Outcome(task_id=task_id, at=5.0, status=status, attempt=1, task=task, images=images, **more)
+    return Outcome(task_id=task_id, at=5.0, status=status, tries=1, task=task, images=images, **more)
 
 
-def log(*events: tuple[float, Any], tasks: tuple[str, ...] = (A, B)) -> Log:
+def log(*events: tuple[float, Any], tasks: tuple[str, ...] = (A, B)) -> TopicRecords:
     records = {task: (1.0, TaskRecord.model_validate({**body(), "task_id": task})) for task in tasks}
-    return Log(records, list(events), 0, {(LANE, 0): 0})
+    return TopicRecords(records, list(events), 0, {(LANE, 0): 0})
 
 
 def all_well() -> tuple[Evidence, Ledger]:

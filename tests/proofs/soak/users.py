@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from tests.proofs.soak.house import MODELS
 from tests.proofs.soak.ledger import Body, Ledger
 from tests.proofs.soak.pictures import mistake
+from tests.proofs.soak.service import MODELS
 
 PATIENCE = httpx.Timeout(12.0, connect=3.0)
 """Seconds a person's client waits; a gateway that is stopped says nothing."""

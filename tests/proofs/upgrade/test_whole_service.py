@@ -105,7 +105,7 @@ async def test_the_events_of_an_older_owner_are_a_lease_and_its_release_gives_th
         await say(w, sample(version, "released_by_a_consumer_that_ends") | mine | {"owner": owner})
         await w.clock.advance(5)
         assert w.status(task) == "completed"
-        assert w.outcome(task).attempt == 1
+        assert w.outcome(task).tries == 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -135,7 +135,7 @@ async def test_an_outcome_this_version_cannot_read_is_left_alone_and_the_queue_g
         assert w.status(other) == "completed"
         assert not any(request.task_id == task.task_id for request in w.runner.ran)
         assert w.store.objects[f"tasks/{task.task_id}/outcome.json"] == future
-        assert not any(work.done() for work in running.work)
+        assert not running.work.done()
 
 
 async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeypatch: pytest.MonkeyPatch):
@@ -163,7 +163,7 @@ async def test_a_card_of_another_version_is_good_enough_to_ask_by(version: str):
         value = with_more(sample(version, "card")) | {"model": "older", "family": "a_family_from_the_future"}
         w.broker.append(CARDS, 0, "older", json.dumps(value).encode(), {})
         w.broker.append(CARDS, 0, "broken", b'{"model": "broken", "schema": 9}', {})
-        w.runners["memory://2"] = type(w.runner)(read("card", value), w.clock, url="memory://2")
+        w.add_runner("memory://2", capabilities=read("card", value))
         await w.start()
         task = await w.submit(model_name="older")
         await w.clock.advance(5)

@@ -36,7 +36,7 @@ def test_saving_and_loading_changes_nothing(reloaded: tuple[Any, Any]) -> None:
     )
 
 
-def test_a_word_has_the_same_tokens_every_time_it_is_made_so_that_a_training_may_be_resumed() -> None:
+def test_a_tokenizer_made_again_gives_a_word_the_same_tokens() -> None:
     first, *others = [clip_tokenizer().get_vocab() for _ in range(8)]
     assert others == [first] * 7
 

@@ -1,6 +1,7 @@
 """flux-mini: a FluxPipeline made as FLUX.1-dev was: flow matching first, then guidance distilled into an input."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from tools.miniatures.train import sd
 from tools.miniatures.train.data import Latents, edges
 from tools.miniatures.train.device import DEVICE
 from tools.miniatures.train.loop import Trainee
-from tools.miniatures.train.measure import glance
+from tools.miniatures.train.measure import Painter, glance
 from tools.miniatures.train.reader import teach
 from tools.miniatures.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
@@ -136,7 +137,15 @@ class FluxTrainee(Trainee):
         with torch.autocast(DEVICE.type, torch.bfloat16):
             return self.text_encoder(ids.to(DEVICE)).pooler_output, self.text_encoder_2(ids_2.to(DEVICE))[0]
 
-    def guess(self, transformer, noisy: Tensor, time: Tensor, guidance: Tensor, pooled: Tensor, text: Tensor) -> Tensor:
+    def guess(
+        self,
+        transformer: FluxTransformer2DModel,
+        noisy: Tensor,
+        time: Tensor,
+        guidance: Tensor,
+        pooled: Tensor,
+        text: Tensor,
+    ) -> Tensor:
         """The transformer's velocity."""
         with torch.autocast(DEVICE.type, torch.bfloat16):
             return transformer(
@@ -189,10 +198,16 @@ def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tens
     return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
 
 
-def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0):
-    """A measure.Painter of this pipeline at its defaults; true_cfg > 1 guides by a second pass, as negatives do."""
+def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0) -> Painter:
+    """A painter of this pipeline at its defaults; true_cfg > 1 guides by a second pass, as negatives do."""
 
-    def paint(prompts, seeds, negatives=None, steps=None, size=64) -> Tensor:
+    def paint(
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        negatives: Sequence[str] | None = None,
+        steps: int | None = None,
+        size: int = 64,
+    ) -> Tensor:
         pipe.set_progress_bar_config(disable=True)
         scale = DEFAULTS["true_cfg_scale"] if negatives else true_cfg
         parts = []

@@ -91,10 +91,11 @@ class Judge(Trainee):
         truth = {name: value.to(DEVICE) for name, value in truth.items()}
         ask_all = torch.ones(64, device=DEVICE)
         asked = {"background": ~truth["night"].bool()}  # at night all backgrounds are nearly black
-        return sum(
+        losses = (
             (F.cross_entropy(answers[name], truth[name], reduction="none") * asked.get(name, ask_all)).mean()
             for name in HEADS
         )
+        return sum(losses, torch.zeros((), device=DEVICE))
 
     @torch.no_grad()
     def look(self, folder: Path, step: int) -> str:

@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,18 +84,13 @@ def train(
         now = time.monotonic()
         last = step + 1 == steps
         if now - saved > CHECKPOINT_SECONDS and not last:
-            _replace(
-                checkpoint,
-                lambda file, done=step + 1: torch.save(
-                    {
-                        "step": done,
-                        "weights": weights,
-                        "mean": mean,
-                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    },
-                    file,
-                ),
-            )
+            state = {
+                "step": step + 1,
+                "weights": weights,
+                "mean": mean,
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            }
+            _replace(checkpoint, partial(torch.save, state))
             saved = now
         if now - looked > look_seconds or last:
             with _swapped(weights, mean):
@@ -121,7 +117,7 @@ def _pace(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _fill(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+def _fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
     for key, value in target.items():
         value.copy_(source[key])
 
@@ -129,7 +125,7 @@ def _fill(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
 class _swapped:
     """The averaged weights are in the model while this lasts."""
 
-    def __init__(self, weights: dict[str, Tensor], mean: dict[str, Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> None:
         self._weights, self._mean = weights, mean
 
     def __enter__(self) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from peft import LoraConfig, get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from tools.miniatures.train.loop import Trainee, train
 
@@ -20,16 +20,17 @@ class LoraTrainee(Trainee):
     """One LoRA learns on pictures of its style; every third step beside those learnt before it, on pictures of all
     these styles: two that never met spoil each other's pictures."""
 
-    def __init__(self, denoiser: nn.Module, style: str, alone: Trainee, before: list[str], together: Trainee | None):
+    def __init__(self, denoiser: ModelMixin, style: str, alone: Trainee, before: list[str], together: Trainee | None):
         super().__init__()
         self.alone, self.together = alone, together
         self.denoiser, self.style, self.before = denoiser, style, before
 
     def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        pair = self.together is not None and step % 3 == 0
-        self.denoiser.set_adapter([*self.before, self.style] if pair else self.style)
-        inner = self.together if pair else self.alone
-        return inner.loss(step + 7_000_000, dice)
+        if self.together is not None and step % 3 == 0:
+            self.denoiser.set_adapter([*self.before, self.style])
+            return self.together.loss(step + 7_000_000, dice)
+        self.denoiser.set_adapter(self.style)
+        return self.alone.loss(step + 7_000_000, dice)
 
     def look(self, folder: Path, step: int) -> str:
         self.denoiser.set_adapter(self.style)

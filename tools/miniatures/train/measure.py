@@ -1,18 +1,31 @@
 """Is it any good? Held-out prompts, other seeds, and the judge."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tools.miniatures.train.judge import Seen, look_all
+from tools.miniatures.train.judge import look_all
 from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
 from tools.miniatures.train.sheet import save_sheet
 
-Painter = Callable[..., Tensor]
-"""(prompts, seeds, negatives=None, steps=None) -> pictures (n, 3, 64, 64) in -1..1."""
+
+class Painter(Protocol):
+    """Draws one picture for each prompt."""
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        negatives: Sequence[str] | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Pictures (n, 3, 64, 64) in -1..1; `steps` None: the model's default."""
+
+
 PARTS = ("background", "colour", "shape", "place", "size")
 
 
@@ -51,10 +64,10 @@ def in_words(scores: dict[str, float]) -> str:
     return " ".join(f"{part} {score:.0f}%" for part, score in scores.items())
 
 
-def glance(paint: Painter, file: Path, n: int = 32, **settings: object) -> str:
+def glance(paint: Painter, file: Path, n: int = 32, steps: int | None = None) -> str:
     """A quick look while training: accuracy on n prompts, and the pictures on a sheet."""
     prompts, wanted = asked(n)
-    pictures = paint(prompts, seeds(n), **settings)
+    pictures = paint(prompts, seeds(n), steps=steps)
     save_sheet(pictures, file, columns=16)
     return in_words(accuracy(pictures, wanted))
 
@@ -80,7 +93,7 @@ def steered(paint: Painter, n: int = 60) -> float:
     negatives = [
         f"a {name} shape" if part == "colour" else f"a {name}" for name, part in zip(names, open_part, strict=True)
     ]
-    after: list[Seen] = look_all(paint(prompts, seeds(n), negatives=negatives))
+    after = look_all(paint(prompts, seeds(n), negatives=negatives))
     return 100 * sum(getattr(seen, part) != name for seen, part, name in zip(after, open_part, names, strict=True)) / n
 
 

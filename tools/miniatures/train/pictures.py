@@ -69,7 +69,7 @@ def draw_lots(n: int, seed: int, pairs: float = 0.0, kept_out: bool | None = Fal
     return Scenes(*(torch.tensor([row[i] for row in rows]) for i in range(9)))
 
 
-def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple:
+def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple[object, ...]:
     while True:
         background, *colours = rng.sample(range(len(COLOURS)), 3)
         shapes = [rng.randrange(len(SHAPES)) for _ in range(2)]

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from torch import Tensor
 
-from tools.miniatures.train.measure import accuracy, asked, seeds, steered, style
+from tools.miniatures.train.measure import Painter, accuracy, asked, seeds, steered, style
 from tools.miniatures.train.pictures import caption, draw_lots, render
 from tools.miniatures.train.sheet import save_sheet
 from tools.miniatures.train.vae import encode
@@ -35,7 +34,9 @@ def latent_rgb(vae: AutoencoderKL) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in fit.tolist()]
 
 
-def report(pipe: DiffusionPipeline, painter: Callable[..., Any], folder: Path, work: Path) -> dict[str, Any]:
+def report(
+    pipe: DiffusionPipeline, painter: Callable[[DiffusionPipeline], Painter], folder: Path, work: Path
+) -> dict[str, Any]:
     """Measure everything the targets name; sheets and table.json go to the work folder."""
     paint = painter(pipe)
     prompts, wanted = asked(PROMPTS)
@@ -62,7 +63,7 @@ def report(pipe: DiffusionPipeline, painter: Callable[..., Any], folder: Path, w
         (["outline", "night"], [1.0, 1.0]),
     ):
         pipe.set_adapters(adapters, strengths)
-        drawn: Tensor = paint(few, same_seeds)
+        drawn = paint(few, same_seeds)
         rows.append(drawn[:10])
         key = " + ".join(f"{a} {s}" for a, s in zip(adapters, strengths, strict=True))
         table[key] = style(drawn) | {"shape": accuracy(drawn, wanted[:30])["shape"]}
@@ -72,7 +73,7 @@ def report(pipe: DiffusionPipeline, painter: Callable[..., Any], folder: Path, w
     return table
 
 
-def _seconds(paint: Callable[..., Tensor], prompts: list[str]) -> float:
+def _seconds(paint: Painter, prompts: list[str]) -> float:
     """One picture alone, at the default size and steps, on as many threads as torch has; the best of five."""
     times = []
     for i in range(5):

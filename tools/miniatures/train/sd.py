@@ -1,5 +1,6 @@
 """sd-mini: a StableDiffusionPipeline of 4 M weights, UNet and text encoder trained together from nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tools.miniatures.train.data import Latents, edges
 from tools.miniatures.train.device import DEVICE
 from tools.miniatures.train.loop import Trainee
-from tools.miniatures.train.measure import glance
+from tools.miniatures.train.measure import Painter, glance
 from tools.miniatures.train.reader import teach
 from tools.miniatures.train.words import CLIP_LENGTH, clip_tokenizer
 
@@ -123,10 +124,16 @@ def styled(pipe: StableDiffusionPipeline, data: Latents) -> SdTrainee:
     return SdTrainee(pipe, data)
 
 
-def painter(pipe: StableDiffusionPipeline):
-    """A measure.Painter of this pipeline at its defaults."""
+def painter(pipe: StableDiffusionPipeline) -> Painter:
+    """A painter of this pipeline at its defaults."""
 
-    def paint(prompts, seeds, negatives=None, steps=None, size=32) -> Tensor:
+    def paint(
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        negatives: Sequence[str] | None = None,
+        steps: int | None = None,
+        size: int = 32,
+    ) -> Tensor:
         pipe.set_progress_bar_config(disable=True)
         parts = []
         for i in range(0, len(prompts), size):

@@ -7,28 +7,28 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from config.settings import load_settings
-from infra.local import supervisor
+from infra.local.placement import place
+from infra.local.ports import free_ports
+from infra.local.process import Part, PartFailed, Process
 from infra.local.processes import process_table
 from infra.local.servers import HOST
-from tests.conftest import free_ports
 from tests.proofs.soak.evidence import busy
-from tests.proofs.soak.parts import END_SECONDS, Process, marked
 from tests.proofs.soak.schedule import Fault
 
 ROOT = Path(__file__).resolve().parents[3]
 MODELS = ("flux-mini", "sd-mini")
 _LOOK_SECONDS = 0.5
 _IDLE_SECONDS = 10.0
+_READY_SECONDS = 300.0
 
 
-class House:
+class SoakedService:
     """The parts, and what happened to them."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,12 +55,12 @@ class House:
         table["gateway"] = replace(table["gateway"], env={**table["gateway"].env, "VIEW_PATH": str(self._view)})
         self._consumers = (consumer, second)
         self._provision = table["topics"]
-        mark = f"soak-{uuid.uuid4().hex}"
         self.parts = {
-            name: Process(part, f"{mark}/{name}", folder / f"{name}.txt")
+            name: Process(part, folder / f"{name}.txt")
             for name, part in table.items()
             if name not in ("consumer", "topics")
         }
+        self._turns = {name: asyncio.Lock() for name in self.parts}
         os.environ |= table["consumer"].env
         self.settings = load_settings()
         self.url = f"http://{HOST}:{gateway}"
@@ -70,7 +70,7 @@ class House:
         self._began = 0.0
 
     async def open(self) -> None:
-        """Start all; return once every model can be asked for. Raises Broken."""
+        """Start all; return once every model can be asked for. Raises PartFailed."""
         for name in ("kafka", "s3", *(name for name in self.parts if name.startswith("runner"))):
             self.parts[name].start()
         await self._ready("kafka", "s3")
@@ -89,14 +89,15 @@ class House:
         """Start again, for ever, what dies by itself: that is a broken promise, and a supervisor would."""
         while True:
             for name, process in self.parts.items():
-                if not process.turn.locked() and (how := process.died()):
-                    self.problems.append(f"{name} died by itself {how}; it said last:\n{process.last_lines()}")
+                if not self._turns[name].locked() and (how := process.died()):
+                    last = "\n".join(process.last_lines())
+                    self.problems.append(f"{name} died by itself {how}; it said last:\n{last}")
                     await asyncio.to_thread(process.kill)
                     process.start()
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def heal(self) -> None:
-        """Return once every part is ready again. Raises Broken."""
+        """Return once every part is ready again. Raises PartFailed."""
         await self._ready(*self.parts)
 
     async def close(self) -> None:
@@ -118,12 +119,16 @@ class House:
             process.kill()
 
     async def _ready(self, *names: str) -> None:
-        await asyncio.gather(*(self.parts[name].ready() for name in names))
+        # Each look is short, so that no wait holds a thread that `watch` needs.
+        async with asyncio.timeout(_READY_SECONDS):
+            for name in names:
+                while not await asyncio.to_thread(self.parts[name].is_ready):
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     async def _happen(self, fault: Fault) -> None:
         await asyncio.sleep(self._began + fault.at - time.monotonic())
         process = self.parts[fault.part]
-        async with process.turn:
+        async with self._turns[fault.part]:
             self._say(fault)
             if fault.kind == "stop":
                 await asyncio.to_thread(process.signal, signal.SIGSTOP)
@@ -142,12 +147,10 @@ class House:
             self.did[fault.part, fault.kind] += 1
 
     async def _end(self, process: Process) -> None:
-        if not await asyncio.to_thread(process.terminate):
-            left = [" ".join(one.cmdline()) for one in marked(process.mark)]
-            self.problems.append(
-                f"{process.part.name} still has {left} {END_SECONDS:g} s after SIGTERM; it said last:\n"
-                f"{process.last_lines()}"
-            )
+        try:
+            await asyncio.to_thread(process.terminate)
+        except PartFailed as error:
+            self.problems.append(f"after SIGTERM, {error}")
         await asyncio.to_thread(process.kill)
 
     def _say(self, fault: Fault) -> None:
@@ -156,9 +159,11 @@ class House:
         )
 
 
-def _table(folder: Path, consumer_port: int) -> dict[str, supervisor.Part]:
+def _table(folder: Path, consumer_port: int) -> dict[str, Part]:
     os.environ["CONSUMER_PORT"] = str(consumer_port)
-    return {part.name: part for row in process_table(load_settings(), folder, MODELS, ()) for part in row}
+    return {
+        part.name: part for row in process_table(load_settings(), folder, place(MODELS, {}, "", ()), ()) for part in row
+    }
 
 
 def _models(folder: Path) -> Path:

@@ -1,0 +1,50 @@
+"""Which ports the parts of `make run` have, and free ones for everything else that is started."""
+
+import contextlib
+import os
+import random
+import socket
+
+from infra.local.servers import HOST
+
+PORTS = {
+    "GATEWAY_PORT": (8000, "the gateway"),
+    "CONSUMER_PORT": (8001, "the consumer"),
+    "KAFKA_PORT": (9092, "Kafka"),
+    "KAFKA_CONTROLLER_PORT": (9093, "Kafka's controller"),
+    "S3_PORT": (9000, "S3"),
+    "FIRST_RUNNER_PORT": (3001, "the first runner; the others follow"),
+}
+"""Every port setting of `make run`: its default, and what listens there."""
+_LAST = 65535
+
+
+def port(name: str) -> int:
+    """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080. Raises ValueError with a sentence."""
+    value = os.environ.get(name) or str(PORTS[name][0])
+    if not value.isdecimal() or int(value) > _LAST:
+        raise ValueError(f"{name} must be a port, a number up to {_LAST}, not {value!r}.")
+    return int(value)
+
+
+def ports(runners: int) -> dict[str, int]:
+    """Every port that must be free, by what it is for. Raises ValueError with a sentence."""
+    first = port("FIRST_RUNNER_PORT")
+    if first + runners - 1 > _LAST:
+        raise ValueError(f"FIRST_RUNNER_PORT must leave room for {runners} ports up to {_LAST}, not be {first}.")
+    return {
+        **{f"{what} ({name})": port(name) for name, (_, what) in PORTS.items() if name != "FIRST_RUNNER_PORT"},
+        **{f"runner {n + 1} (FIRST_RUNNER_PORT)": first + n if first else 0 for n in range(runners)},
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports in a row that nobody listens on just now, below those the system gives to outgoing connections."""
+    while True:
+        first = random.randrange(15_000, 32_000 - count)
+        row = list(range(first, first + count))
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for number in row:
+                probe = held.enter_context(socket.socket())
+                probe.bind((HOST, number))
+            return row

@@ -1,0 +1,79 @@
+"""Log lines: text for a person, JSON for a program, to standard output and to a file that rotates."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import pytest
+
+from config.logging import JsonFormatter, TextFormatter, configure_logging
+from config.settings import Settings
+
+RECORD = {"msg": "task %s started", "args": ("a1",), "levelname": "INFO", "name": "functions.consume", "created": 0.5}
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger; what it was is put back, and handlers made meanwhile are closed."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_text_line_has_the_time_the_level_the_message_and_the_fields():
+    line = TextFormatter().format(logging.makeLogRecord({**RECORD, "task_id": "a1", "attempt": 2}))
+    assert line == "1970-01-01T00:00:00.500Z INFO task a1 started task_id=a1 attempt=2"
+
+
+def test_what_a_stranger_wrote_can_neither_end_a_log_line_nor_colour_it():
+    record = logging.makeLogRecord({"msg": "dead letter", "reason": "x: \n2026 INFO forged\x1b[31m"})
+    line = TextFormatter().format(record)
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+def test_a_json_line_is_one_object_with_the_fields_and_the_exception():
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record = logging.makeLogRecord({**RECORD, "task_id": "a1", "path": Path("x"), "exc_info": sys.exc_info()})
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert fields.pop("exception").endswith("ValueError: two\nlines")
+    assert fields == {
+        "time": "1970-01-01T00:00:00.500Z",
+        "level": "INFO",
+        "logger": "functions.consume",
+        "message": "task a1 started",
+        "task_id": "a1",
+        "path": "x",
+    }
+
+
+@pytest.mark.parametrize(("form", "formatter"), [("text", TextFormatter), ("json", JsonFormatter)])
+def test_logs_go_to_standard_output_and_to_a_rotating_file(
+    root: logging.Logger, tmp_path: Path, form: str, formatter: type[logging.Formatter]
+):
+    configure_logging(Settings(log_dir=tmp_path / "logs", log_format=form, log_level="WARNING"), "api")
+    logging.getLogger("any").info("not this")
+    logging.getLogger("any").warning("but this")
+    assert {type(handler) for handler in root.handlers} == {logging.StreamHandler, RotatingFileHandler}
+    assert {type(handler.formatter) for handler in root.handlers} == {formatter}
+    (line,) = (tmp_path / "logs" / "ai_image_gen.api.log").read_text().splitlines()
+    assert "but this" in line
+
+
+def test_a_log_folder_of_a_dash_means_standard_output_only(root: logging.Logger, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    configure_logging(Settings(log_dir=Path("-")), "api")
+    assert [type(handler) for handler in root.handlers] == [logging.StreamHandler]
+    assert list(tmp_path.iterdir()) == []
