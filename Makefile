@@ -3,6 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# An environment of another Python than the one asked for is no use: `make PYTHON=python3.13 test` makes it anew.
+ifeq ($(wildcard $(BIN)/$(notdir $(PYTHON))),)
+.PHONY: $(STAMP)
+endif
 ROOMS := tasks adapters config functions bentos infra runners tools
 MINUTES ?= 10
 KILLS ?= 200
@@ -16,7 +20,7 @@ help: ## show this
 run: $(STAMP) ## start everything on this machine; RUNNERS=flux-1-dev=2: a runner on each of two GPUs
 	@exec $(BIN)/python -m infra.local
 
-test: $(STAMP) ## run the whole suite against a broker and a store of its own
+test: $(STAMP) ## run the whole suite against a broker and a store of its own: PYTHON=python3.13
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP) ## kill, stop and restart every part under load: MINUTES=10 KILLS=200 SEED=7
@@ -41,16 +45,16 @@ build: $(STAMP) ## build a Bento of the gateway and one of each model in model_c
 docs: $(STAMP) ## write the tables that are made from code
 	$(BIN)/python -m tools.generate_docs
 
-lock: $(STAMP) ## resolve the requirements anew
-	$(COMPILE) --extra runner --extra local --extra dev -o requirements/dev.txt
-	$(COMPILE) -c requirements/dev.txt -o requirements/gateway.txt
-	$(COMPILE) -c requirements/dev.txt --extra runner -o requirements/runner.txt
+lock: $(STAMP) ## resolve the requirements anew, with the newest releases: ARGS=--upgrade
+	$(COMPILE) $(ARGS) --extra runner --extra local --extra dev -o requirements/dev.txt
+	$(COMPILE) $(ARGS) -c requirements/dev.txt -o requirements/gateway.txt
+	$(COMPILE) $(ARGS) -c requirements/dev.txt --extra runner -o requirements/runner.txt
 
 clean: ## remove what was made here: environment, data, logs
 	rm -rf $(VENV) .local logs
 
 $(STAMP): requirements/dev.txt requirements/uv.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/$(notdir $(PYTHON)) || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
 	@touch $@

@@ -15,15 +15,11 @@ KINDS = ("e2e", "proofs", "support")
 PROOFS = ("protocol", "crash", "hostile", "soak", "upgrade")
 LONGEST_NAME = 80
 LATER = (
-    "tests/tasks/",
-    "tests/adapters/",
-    "tests/functions/",
+    "tests/functions/api/",
+    "tests/functions/submit/",
     "tests/runners/",
     "tests/support/",
     "tests/proofs/protocol/",
-    "tests/proofs/crash/",
-    "tests/proofs/hostile/",
-    "tests/proofs/upgrade/",
 )
 """Folders whose names are still to be shortened and told apart."""
 

@@ -1,7 +1,7 @@
 """Every process of `make run` as a table."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +48,16 @@ def process_table(
         # Parts share the cores; two that each take all of them are slower than both together need be.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
+    aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
+    runner_env = {**shared, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"}
     runners = [
-        _runner(settings, home, shared, models, missing, placement, port("FIRST_RUNNER_PORT") + n)
+        _runner(
+            placement,
+            home / "bentoml" / placement.name,
+            port("FIRST_RUNNER_PORT") + n,
+            runner_env | _own_log(settings, placement),
+            after=("models",) if placement.model in missing else (),
+        )
         for n, placement in enumerate(placements)
     ]
     consumer_env = {**shared, "CONSUMER_GRACE": "3"}
@@ -70,24 +78,17 @@ def process_table(
     ]
 
 
-def _runner(
-    settings: Settings,
-    home: Path,
-    shared: Mapping[str, str],
-    models: Sequence[str],
-    missing: Sequence[str],
-    placement: Placement,
-    number: int,
-) -> Part:
-    name, model = placement.name, placement.model
-    aliases = ",".join(f"{alias}={mini}" for alias, mini in aliases_for(models).items())
-    env = {**shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"}
+def _runner(placement: Placement, home: Path, number: int, env: dict[str, str], after: tuple[str, ...]) -> Part:
+    env = {**env, "MODEL_NAME": placement.model}
     if placement.gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = placement.gpu
-    if name != f"runner.{model}" and settings.log_dir != Path("-"):
-        env["LOG_DIR"] = str(settings.log_dir / name)  # two processes cannot rotate the same file
-    after = ("models",) if model in missing else ()
-    return parts.runner(name, home / "bentoml" / name, number, env, after=after)
+    return parts.runner(placement.name, home, number, env, after=after)
+
+
+def _own_log(settings: Settings, placement: Placement) -> dict[str, str]:
+    """A log folder for one of several runners of a model: two processes cannot rotate the same file."""
+    shares = placement.name != f"runner.{placement.model}"
+    return {"LOG_DIR": str(settings.log_dir / placement.name)} if shares and settings.log_dir != Path("-") else {}
 
 
 def _build_miniatures(cache: Path) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def test_fields_nobody_knows_yet_change_nothing_at_any_depth(version: str, name:
 
 
 @pytest.mark.parametrize(("version", "name"), samples("outcome"))
-def test_an_outcome_found_in_the_store_is_announced_with_all_a_newer_version_put_into_it(version: str, name: str):
+def test_a_stored_outcome_is_announced_with_every_field_of_a_newer_version(version: str, name: str):
     value = sample(version, name)
     for part in (value, value["task"], value["task"]["image_params"], value["timings"], *value["images"]):
         part[FROM_THE_FUTURE] = {"a": [1]}

@@ -78,7 +78,7 @@ def test_a_file_of_an_older_or_a_future_form_is_made_anew_and_read_from_the_log(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_view_of_one_form_holds_the_same_columns_and_has_read_the_same_kinds_of_events(version: str, tmp_path: Path):
+def test_view_files_of_one_form_have_the_same_columns_and_kinds_of_events(version: str, tmp_path: Path):
     """A version that skipped a kind has moved its offsets past it: a newer one must not go on from there."""
     kept = sample(version, "view")
     if kept["user_version"] != VERSION:

@@ -62,7 +62,7 @@ async def test_a_task_that_asks_for_more_than_this_version_knows_is_done_without
 
 
 @pytest.mark.parametrize("params", [{"format": "avif"}, {"width": "large"}])
-async def test_a_task_whose_picture_this_version_cannot_understand_is_kept_whole_and_the_queue_goes_on(
+async def test_a_task_this_version_cannot_understand_is_kept_whole_and_the_queue_goes_on(
     params: dict[str, Any],
 ):
     async with world() as w:
