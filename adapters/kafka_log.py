@@ -16,11 +16,11 @@ from adapters.kafka_group import GroupReader
 from adapters.kafka_record import record_kinds
 from adapters.kafka_topics import LARGEST_RECORD, partition_counts
 from config.settings import Settings
+from tasks.capabilities import ServedModel
 from tasks.errors import BodyTooLarge, QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Partition, Place, Record, Records
 from tasks.preview import Preview
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class KafkaLog:
         topic = self._settings.topic("previews")
         self._emit(topic, _ANY_PARTITION, preview.task_id, preview.model_dump_json().encode())
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         """See TaskWriter."""
         await self._append(self._settings.topic("models"), _ANY_PARTITION, card.model, card.model_dump_json().encode())
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
+from tasks.capabilities import ServedModel
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
 from tasks.ports import Clock
 from tasks.preview import Preview
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 EVENTS, CARDS, PREVIEWS, DEAD_LETTERS = "events", "models", "previews", "dead_letter"
@@ -198,7 +198,7 @@ class MemoryLog:
             key = preview.task_id
             self.broker.append(PREVIEWS, self.broker.partition_of(key), key, preview.model_dump_json().encode(), {})
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         """See TaskWriter."""
         self.broker.append(CARDS, 0, card.model, card.model_dump_json().encode(), {})
 

@@ -1,21 +1,23 @@
-"""The runner's in-memory twin: it draws nothing, but behaves like one, step by step, when told."""
+"""The in-memory twin of a runner: it sends the same frames, step by step, and draws nothing."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
-from tasks.errors import RunnerBusy, RunnerLoading, RunnerLost, TaskError
-from tasks.frames import Frame
+from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
+from tasks.errors import InvalidRequest, RunnerBusy, RunnerLoading, RunnerLost, TaskError
 from tasks.ports import Clock
-from tasks.run import RunnerCard, RunRequest
-from tasks.task import CONTENT_TYPES
+from tasks.runner_api import Accepted, End, Frame, Image, Input, RunRequest, Started, Step
+from tasks.task import CONTENT_TYPES, MAX_SEED
 
 
 class MemoryRunner:
     """One runner. `away`, `loading` and `fail_next` make it misbehave; `ran` lists the requests it began."""
 
-    def __init__(self, card: RunnerCard, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner") -> None:
-        """A runner that does what the card says, a step in `step_seconds`."""
+    def __init__(
+        self, card: ServedModel, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner"
+    ) -> None:
+        """A runner that serves the model of `card` and takes `step_seconds` for a step."""
         self._card = card
         self._clock = clock
         self._url = url
@@ -32,16 +34,20 @@ class MemoryRunner:
         """See RunnerClient."""
         return self._url
 
-    async def card(self) -> RunnerCard:
+    async def describe(self) -> RunnerDescription:
         """See RunnerClient."""
         if self.away:
             raise RunnerLost
-        if self.loading:
-            raise RunnerLoading
-        return self._card
+        description = RunnerDescription.of_served(self._card)
+        if not self.loading:
+            return description
+        models = dict.fromkeys(description.status.models, ModelStatus(loaded=False))
+        return description.model_copy(update={"status": RunnerStatus(models=models)})
 
-    async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
-        """See RunnerClient."""
+    async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
+        """See RunnerClient. It takes no inputs."""
+        if inputs or request.inputs:
+            raise InvalidRequest(f"{self._card.model} takes no inputs.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
@@ -53,22 +59,27 @@ class MemoryRunner:
         self.running[request.task_id] = request
         ended = False
         try:
-            yield Frame("accepted", {"waiting": 0})
-            yield Frame("started", {"queued_seconds": 0.0})
+            yield Accepted(waiting=0)
+            yield Started(queued_seconds=0.0)
             for step in range(1, request.steps + 1):
                 await self._clock.sleep(self.step_seconds)
                 if self.away:
                     raise RunnerLost
                 if self.fail_next:
                     raise self.fail_next.pop(0)
-                yield Frame("step", {"step": step, "steps": request.steps})
+                yield Step(step=step, steps=request.steps)
             for index in range(request.num_images):
-                picture = _picture(request, index)
-                header = {"index": index, "content_type": CONTENT_TYPES[request.format], "seed": request.seed + index}
-                yield Frame("image", {**header, "width": request.width, "height": request.height}, picture)
+                yield Image(
+                    index=index,
+                    content_type=CONTENT_TYPES[request.format],
+                    width=request.width,
+                    height=request.height,
+                    seed=(request.seed + index) % (MAX_SEED + 1),
+                    payload=_file(request, index),
+                )
             ended = True
             generating = self.step_seconds * request.steps
-            yield Frame("end", {"seconds_loading": 0.0, "seconds_generating": generating, "images": request.num_images})
+            yield End(seconds_loading=0.0, seconds_generating=generating, images=request.num_images)
         except (asyncio.CancelledError, GeneratorExit):
             if not ended:
                 self.dropped.append(request.task_id)
@@ -77,7 +88,7 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def _picture(request: RunRequest, index: int) -> bytes:
-    """Bytes that depend on all that a real picture depends on."""
+def _file(request: RunRequest, index: int) -> bytes:
+    """Bytes that depend on everything that a real image depends on."""
     asked = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
     return hashlib.sha256(f"{asked}/{index}".encode()).digest()

@@ -8,17 +8,19 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 from pydantic import ValidationError
 
+from tasks.capabilities import RunnerDescription, ServedModel
 from tasks.errors import RunnerBusy, RunnerLoading, RunnerLost, TaskError, from_code
-from tasks.frames import BrokenFrame, Decoder, Frame
-from tasks.run import RunnerCard, RunRequest
+from tasks.runner_api import FRAMES, BrokenFrame, Decoder, End, Error, Frame, Input, Request, RunRequest, encode
 
-_CARD_SECONDS = 3.0
+_DESCRIBE_SECONDS = 3.0
 _ACCEPT_SECONDS = 2.0
-"""A runner that is shutting down takes connections and says nothing."""
+"""A runner that is shutting down may accept the connection and never answer."""
+_UPLOAD_BYTES_A_SECOND = 10_000_000
+"""The slowest upload of inputs that the wait for Accepted allows for: 80 Mbit/s."""
 _IDLE_SECONDS = 120.0
-"""Longest silence between two frames: one step of the largest picture on the slowest machine, and to spare."""
+"""Longest time between two frames: more than one step of the largest image takes on the slowest machine."""
 _KEEP_ALIVE_SECONDS = 4.0
-"""Shorter than the server's 5 s, so that no request meets a connection that is just being closed."""
+"""Shorter than the server's 5 s, so that no request uses a connection that the server is closing."""
 
 
 def runner_session() -> aiohttp.ClientSession:
@@ -29,13 +31,13 @@ def runner_session() -> aiohttp.ClientSession:
 
 
 async def resolve(urls: Sequence[str]) -> list[str]:
-    """The addresses behind the urls: a host name with several addresses is that many runners. One that has none now
-    is left out. An https url stays one runner: the certificate is the name's, not an address's."""
-    found: list[str] = []
+    """The addresses behind the urls. A host name with several addresses stands for that many runners; a host name
+    without an address is left out. An https url stays one runner, because its certificate names the host."""
+    resolved: list[str] = []
     for url in urls:
         parts: SplitResult = urlsplit(url)
         if parts.scheme == "https":
-            found.append(url)
+            resolved.append(url)
             continue
         try:
             infos = await asyncio.get_running_loop().getaddrinfo(
@@ -44,8 +46,8 @@ async def resolve(urls: Sequence[str]) -> list[str]:
         except OSError:
             continue
         addresses = sorted({(str(info[4][0]), int(info[4][1])) for info in infos})
-        found += [parts._replace(netloc=f"{host}:{port}").geturl() for host, port in addresses]
-    return found
+        resolved += [parts._replace(netloc=f"{host}:{port}").geturl() for host, port in addresses]
+    return resolved
 
 
 class HttpRunner:
@@ -61,25 +63,35 @@ class HttpRunner:
         """See RunnerClient."""
         return self._url
 
-    async def card(self) -> RunnerCard:
-        """See RunnerClient."""
+    async def describe(self) -> RunnerDescription:
+        """See RunnerClient. An older runner has no `/models`, so its card is read instead."""
         try:
-            timeout = aiohttp.ClientTimeout(total=_CARD_SECONDS)
-            async with self._session.get(f"{self._url}/card", timeout=timeout) as answer:
-                if answer.status != 200:
-                    raise RunnerLoading
-                return RunnerCard.model_validate_json(await answer.read())
+            status, body = await self._get("/models")
+            if status == 404:
+                status, body = await self._get("/card")
+                if status == 200:
+                    return RunnerDescription.of_served(ServedModel.model_validate_json(body))
+            if status != 200:
+                raise RunnerLoading
+            return RunnerDescription.model_validate_json(body)
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
             raise RunnerLost(f"The runner at {self._url} does not answer: {error or type(error).__name__}") from error
 
-    async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=_DESCRIBE_SECONDS)
+        async with self._session.get(f"{self._url}{path}", timeout=timeout) as answer:
+            return answer.status, await answer.read()
+
+    async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         """See RunnerClient."""
+        content_type, body = _body(request, inputs)
+        patience = _ACCEPT_SECONDS + sum(map(len, body)) / _UPLOAD_BYTES_A_SECOND
         try:
-            async with asyncio.timeout(_ACCEPT_SECONDS) as until_accepted:
+            async with asyncio.timeout(patience) as until_accepted:
                 async with self._session.post(
                     f"{self._url}/run",
-                    data=request.model_dump_json(),
-                    headers={"Content-Type": "application/json"},
+                    data=b"".join(body),
+                    headers={"Content-Type": content_type},
                 ) as answer:
                     if answer.status != 200:
                         raise await _refusal(answer)
@@ -87,14 +99,22 @@ class HttpRunner:
                     async for data in answer.content.iter_any():
                         for frame in decoder.feed(data):
                             until_accepted.reschedule(None)
-                            if frame.kind == "error":
-                                raise from_code(frame.header["code"], frame.header["message"])
+                            if isinstance(frame, Error):
+                                raise from_code(frame.code, frame.message)
                             yield frame
-                            if frame.kind == "end":
+                            if isinstance(frame, End):
                                 return
         except (aiohttp.ClientError, TimeoutError, BrokenFrame) as error:
             raise RunnerLost(f"The runner stopped answering: {error or type(error).__name__}") from error
         raise RunnerLost("The runner's answer was cut off.")
+
+
+def _body(request: RunRequest, inputs: Sequence[Input]) -> tuple[str, list[bytes]]:
+    """The content type and the pieces of the body: plain JSON, or frames where inputs follow the request."""
+    json = request.model_dump_json().encode()
+    if not inputs:
+        return "application/json", [json]
+    return FRAMES, [encode(Request(payload=json)), *map(encode, inputs)]
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> TaskError:

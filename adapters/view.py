@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.view_file import open_view_file
+from tasks.capabilities import ServedModel
 from tasks.errors import TaskError, from_code
 from tasks.events import Event, Outcome
 from tasks.log import Partition, Place, Record
 from tasks.reading import CardRead, EventRead, PreviewRead, Reading, TaskRead, Unreadable, read_record
-from tasks.run import RunnerCard
 from tasks.state import TaskState, apply
 from tasks.task import Task
 
@@ -70,7 +70,7 @@ class View:
         self._lanes = lanes
         self._db = open_view_file(str(path))
         self._cards = {
-            model: RunnerCard.model_validate_json(body)
+            model: ServedModel.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")
         }
 
@@ -112,7 +112,7 @@ class View:
             refusal=None if refusal is None else from_code(*json.loads(refusal)),
         )
 
-    def cards(self) -> Mapping[str, RunnerCard]:
+    def cards(self) -> Mapping[str, ServedModel]:
         """The latest card of each model, by model name."""
         return self._cards
 

@@ -1,6 +1,6 @@
 """A runner as a BentoML service: `MODEL_NAME=sd-mini bentoml serve bentos.runner:RunnerService --port 3001`.
 
-A Bento made for one model says which in `bento_model.txt` beside this file's folder; MODEL_NAME overrules it.
+A Bento made for one model says which in `bento_model.txt` beside this file's folder; MODEL_NAME overrides it.
 """
 
 import logging
@@ -20,7 +20,7 @@ _BUILT_FOR = _ROOT / "bento_model.txt"
 
 
 def runner_settings() -> Settings:
-    """The settings, with the model this Bento was built for where none is named."""
+    """The settings. Where they name no model, it is the one this Bento was built for."""
     settings = load_settings()
     if not settings.model_name and _BUILT_FOR.exists():
         return settings.model_copy(
@@ -29,9 +29,10 @@ def runner_settings() -> Settings:
     return settings
 
 
-def _look() -> None:
-    """End at once, in a second instead of twenty, where the model's folder cannot be used."""
-    from runners.model_folder import UnusableModel, inspect
+def _check_folder() -> None:
+    """End at once if the model's folder cannot be used: after one second instead of the twenty that loading takes."""
+    from runners.families import UnusableModel
+    from runners.model_folder import inspect
 
     settings = runner_settings()
     if settings.model_name:
@@ -41,7 +42,7 @@ def _look() -> None:
             raise SystemExit(str(error)) from error
 
 
-_look()
+_check_folder()
 
 
 @bentoml.service(
@@ -58,8 +59,9 @@ class RunnerService:
 
     @bentoml.on_startup
     async def open(self) -> None:
-        """Look at the model's folder, then load it in the background. A folder that cannot be used ends the process."""
-        from runners.model_folder import UnusableModel, inspect
+        """Check the model's folder, then load it in the background. A folder that cannot be used ends the process."""
+        from runners.families import UnusableModel
+        from runners.model_folder import inspect
         from runners.server import build_app, die
 
         settings = runner_settings()
@@ -77,7 +79,7 @@ class RunnerService:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Let what runs end."""
+        """Finish the tasks in work."""
         await _hosted.close()
 
 

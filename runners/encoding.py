@@ -1,4 +1,4 @@
-"""A picture as a file that carries how it was made: PNG text as the Stable Diffusion web tools read it, else EXIF."""
+"""An image as a file that says how it was made: in PNG text as the Stable Diffusion web tools read it, else in EXIF."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from io import BytesIO
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tasks.run import RunRequest
+from tasks.runner_api import RunRequest
 
 PNG_LEVEL = 1
 """At 1024x1024 level 1 takes 49 ms and level 6 164 ms, for a few percent of size."""
@@ -15,12 +15,12 @@ QUALITY = {"jpeg": 92, "webp": 90}
 _EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
 _DESCRIPTION = 0x010E
 _EXIF_BYTES = 60_000
-"""A JPEG's EXIF has 64 kB in all; prompts of several thousand characters come near it."""
+"""A JPEG's EXIF holds 64 kB in all, which a prompt of several thousand characters nearly fills."""
 SOFTWARE = "ai-image-gen"
 
 
 def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int) -> str:
-    """The text the web tools write and read: prompt, negative prompt, then `name: value` pairs."""
+    """The text that the web tools write and read: prompt, negative prompt, then `name: value` pairs."""
     pairs = {
         "Steps": steps,
         "Sampler": scheduler_label,
@@ -39,20 +39,20 @@ def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int)
     return "\n".join(lines)
 
 
-def encode(image: Image, request: RunRequest, seed: int, told: str, acceleration: Mapping[str, str]) -> bytes:
-    """The file. `told` is the text of `parameters`; all else about the task is beside it as JSON."""
-    asked = request.model_dump(mode="json", exclude={"metadata"})
-    everything = json.dumps({**request.metadata, "request": asked, "seed": seed, "acceleration": acceleration})
+def encode(image: Image, request: RunRequest, seed: int, text: str, acceleration: Mapping[str, str]) -> bytes:
+    """The image file. `text` is that of `parameters`; everything else about the task stands beside it as JSON."""
+    fields = request.model_dump(mode="json", exclude={"metadata"})
+    everything = json.dumps({**request.metadata, "request": fields, "seed": seed, "acceleration": acceleration})
     out = BytesIO()
     if request.format == "png":
         info = PngInfo()
-        info.add_itxt("parameters", told)
+        info.add_itxt("parameters", text)
         info.add_itxt(SOFTWARE, everything)
         image.save(out, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
         return out.getvalue()
     exif = image.getexif()
     exif[_SOFTWARE] = SOFTWARE
-    comment = b"UNICODE\0" + told.encode("utf-16-be")
+    comment = b"UNICODE\0" + text.encode("utf-16-be")
     exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment[:_EXIF_BYTES]
     exif[_DESCRIPTION] = everything if len(comment) + len(everything.encode()) < _EXIF_BYTES else request.task_id
     image.save(out, request.format.upper(), quality=QUALITY[request.format], exif=exif)

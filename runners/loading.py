@@ -1,8 +1,7 @@
-"""A model folder becomes a pipeline on its device, ready to be stepped."""
+"""Loads a model folder as a pipeline on its device, ready to be stepped."""
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import torch
@@ -10,23 +9,19 @@ import transformers
 
 from config.settings import Settings
 from runners import acceleration
-from runners.families import Family, load_family
+from runners.families import ModelFacts, UnusableModel, load_family
+from runners.families.family import Family
 from runners.loras import LoraManager
-from runners.model_folder import ModelFolder, UnusableModel
+from runners.model_folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# FLUX was trained in bfloat16 and overflows float16; the SD 1.x VAE and UNet are used in float16 everywhere.
-_GPU_DTYPE = {"FluxPipeline": torch.bfloat16, "StableDiffusionPipeline": torch.float16}
-_WITHOUT: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-}
 _BYTES_A_PIXEL = 6000
-"""Upper estimate of what one pixel's forward takes on a GPU: 1.2 GB at 512x512 (SD, float16, guided), 5 GB at 1024x1024
-(FLUX, bfloat16), published figures; RUNNER_PIXEL_BUDGET overrules it."""
+"""An upper estimate of the GPU memory that one pixel takes in a forward. Published figures: 1.2 GB at 512x512 (SD,
+float16, guided), 5 GB at 1024x1024 (FLUX, bfloat16). RUNNER_PIXEL_BUDGET overrides it."""
 _ROWS = {"cpu": 4, "cuda": 8, "mps": 2}
-"""Default-sized pictures at once, at most: beyond, a batch gains nothing and every picture waits for all."""
+"""The most images of the default size at once. A larger batch is no faster, and every image in it waits for all."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +34,17 @@ class Model:
     acceleration: dict[str, str]
     pixel_budget: int
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model is."""
+        return self.folder.facts
+
 
 def load(folder: ModelFolder, settings: Settings) -> Model:
     """Load everything. Raises UnusableModel with a sentence that names the folder."""
+    facts, spec = folder.facts, folder.facts.spec
     device = _device(settings.runner_device)
-    dtype = _dtype(settings.runner_dtype, device, folder.class_name)
+    dtype = _dtype(settings.runner_dtype, device, spec.gpu_dtype)
     _quiet()
     try:
         pipe = getattr(diffusers, folder.class_name).from_pretrained(
@@ -52,8 +53,9 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
             use_safetensors=True,
             variant=folder.variant,
             dtype=dtype,
-            **_WITHOUT.get(folder.class_name, {}),
-            **acceleration.load_options(folder.class_name, settings),
+            **dict.fromkeys(spec.without),
+            **spec.load_options,
+            **acceleration.load_options(spec.denoiser, settings),
         )
         pipe.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
@@ -61,42 +63,42 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     pipe.set_progress_bar_config(disable=True)
     adapters = LoraManager(pipe, folder.loras)
     try:
-        family = load_family(pipe, folder)
-        accelerated = acceleration.apply(pipe, settings)
+        family = load_family(pipe, facts)
+        accelerated = acceleration.apply(getattr(pipe, spec.denoiser), settings)
     except (ValueError, UnusableModel) as error:
         raise UnusableModel(f"{folder.path}: {error}") from error
     accelerated |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-    # Whatever is set, one picture of the default size must fit, or nothing could ever be made.
-    budget = max(settings.runner_pixel_budget, family.width * family.height)
+    # Whatever the setting, one image of the default size must fit, or the runner could never make one.
+    budget = max(settings.runner_pixel_budget, facts.width * facts.height)
     if not settings.runner_pixel_budget:
-        budget = _budget(device, family)
+        budget = _budget(device, facts)
     log.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
     return Model(folder, family, adapters, accelerated, budget)
 
 
 def _quiet() -> None:
-    """What the libraries warn of is checked by ourselves or does not concern us; their bars are noise in a log."""
+    """Silence the libraries: we check what they warn of ourselves, and progress bars do not belong in a log."""
     for library in (diffusers.utils.logging, transformers.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted != "auto":
-        return torch.device(wanted)
+def _device(setting: str) -> torch.device:
+    if setting != "auto":
+        return torch.device(setting)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(wanted: str, device: torch.device, class_name: str) -> torch.dtype:
-    if wanted != "auto":
-        return _DTYPES[wanted]
-    return torch.float32 if device.type == "cpu" else _GPU_DTYPE[class_name]
+def _dtype(setting: str, device: torch.device, gpu_dtype: str) -> torch.dtype:
+    if setting != "auto":
+        return _DTYPES[setting]
+    return torch.float32 if device.type == "cpu" else _DTYPES[gpu_dtype]
 
 
-def _budget(device: torch.device, family: Family) -> int:
-    one = family.width * family.height
+def _budget(device: torch.device, facts: ModelFacts) -> int:
+    one = facts.width * facts.height
     most = one * _ROWS.get(device.type, 1)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""The LoRAs of a model's folder: all loaded at start, and exactly the right ones active at every forward."""
+"""The LoRAs of a model's folder: all are loaded at start, and each forward has exactly its own active."""
 
 import logging
 import warnings
@@ -12,7 +12,7 @@ from tasks.task import Lora
 log = logging.getLogger(__name__)
 
 LoraSet = tuple[tuple[str, float], ...]
-"""Names and weights, sorted: equal for pictures that may share a forward."""
+"""Names and weights, sorted: equal for images that may share a forward."""
 
 
 def lora_set(loras: Sequence[Lora]) -> LoraSet:
@@ -24,7 +24,7 @@ class LoraManager:
     """The adapters of one pipeline."""
 
     def __init__(self, pipe: Any, files: Mapping[str, Path]) -> None:
-        """Load every file. One that fits nothing is refused: it is said in the log and not offered."""
+        """Load every file. A LoRA that does not fit the model is logged as an error and not offered."""
         self._pipe = pipe
         self._adapters: dict[str, str] = {}
         self._active: LoraSet | None = ()
@@ -32,7 +32,7 @@ class LoraManager:
             adapter = f"lora_{index}"  # peft's own names allow no dots
             try:
                 with warnings.catch_warnings():
-                    # peft warns of every second adapter of a model; we switch them ourselves.
+                    # peft warns of every second adapter of a model. We activate them ourselves.
                     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
                     pipe.load_lora_weights(
                         str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
@@ -40,7 +40,7 @@ class LoraManager:
             except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
                 log.error("the LoRA %s cannot be used: %s", file, error)
                 continue
-            if adapter not in {one for part in pipe.get_list_adapters().values() for one in part}:
+            if adapter not in {name for names in pipe.get_list_adapters().values() for name in names}:
                 log.error("the LoRA %s cannot be used: it fits no part of this model", file)
                 continue
             self._adapters[name] = adapter
@@ -49,24 +49,24 @@ class LoraManager:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be asked for."""
+        """The LoRAs that a request may name."""
         return tuple(self._adapters)
 
-    def activate(self, wanted: LoraSet) -> None:
+    def activate(self, loras: LoraSet) -> None:
         """Make exactly these active. Raises LoraUnusable."""
-        if wanted == self._active:
+        if loras == self._active:
             return
         self._active = None
-        if not wanted:
+        if not loras:
             self._pipe.disable_lora()
         else:
-            missing = [name for name, _ in wanted if name not in self._adapters]
+            missing = [name for name, _ in loras if name not in self._adapters]
             if missing:
                 raise LoraUnusable(f"This runner has no LoRA {missing[0]!r}.")
-            names = [self._adapters[name] for name, _ in wanted]
+            names = [self._adapters[name] for name, _ in loras]
             self._pipe.enable_lora()
-            self._pipe.set_adapters(names, [weight for _, weight in wanted])
+            self._pipe.set_adapters(names, [weight for _, weight in loras])
             active = self._pipe.get_active_adapters()
             if set(active) != set(names):
-                raise LoraUnusable(f"{', '.join(name for name, _ in wanted)}: only {len(active)} became active.")
-        self._active = wanted
+                raise LoraUnusable(f"{', '.join(name for name, _ in loras)}: only {len(active)} became active.")
+        self._active = loras

@@ -1,4 +1,4 @@
-"""What lies in model_cache/<model>, judged without torch: is it all there, is it safe, what are its own defaults."""
+"""The folder model_cache/<model>, checked without torch: whether it is complete and safe, and what the model is."""
 
 import hashlib
 import json
@@ -8,35 +8,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from runners.families import FAMILIES
+from runners.families import FAMILIES, Defaults, ModelFacts, UnusableModel
 
 INDEX = "model_index.json"
 WEIGHTLESS = ("scheduler", "tokenizer", "feature_extractor")
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts of a pipeline that a runner never loads."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
-class UnusableModel(Exception):
-    """The model cannot be run. The message is one sentence for the person who put it there."""
-
-
-class Defaults(BaseModel):
-    """`defaults.json` of a model's folder: what it does best, where that is not what its family does."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    true_cfg_scale: float | None = None
-    latent_rgb: tuple[tuple[float, float, float], ...] | None = None
-
-
 class ModelFolder(BaseModel):
-    """A folder found complete. `digest` names its configuration; `variant` is part of its weights' file names."""
+    """A complete folder. `digest` names its configuration, `variant` is part of the names of its weight files, and
+    `facts` is what the model is."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,29 +27,38 @@ class ModelFolder(BaseModel):
     defaults: Defaults
     loras: dict[str, Path]
     digest: str
+    facts: ModelFacts
 
 
 def inspect(cache: Path, model: str) -> ModelFolder:
-    """Look at every file without loading it. Raises UnusableModel naming the folder and the file."""
+    """Check every file without loading it. Raises UnusableModel, which names the folder and the file."""
     path = cache / model
     if not path.is_dir():
-        there = sorted(entry.parent.name for entry in cache.glob(f"*/{INDEX}")) if cache.is_dir() else []
-        raise UnusableModel(f"There is no model folder {path}. In {cache} there are: {', '.join(there) or 'none'}.")
+        folders = sorted(entry.parent.name for entry in cache.glob(f"*/{INDEX}")) if cache.is_dir() else []
+        raise UnusableModel(f"There is no model folder {path}. In {cache} there are: {', '.join(folders) or 'none'}.")
     index = _json(path / INDEX)
     class_name = index.get("_class_name")
-    if class_name not in FAMILIES:
+    spec = FAMILIES.get(class_name) if isinstance(class_name, str) else None
+    if spec is None or not isinstance(class_name, str):
         raise UnusableModel(f"{path / INDEX} is of class {class_name}; supported are {', '.join(FAMILIES)}.")
-    variants = {_part(path / name) for name, value in sorted(index.items()) if _has_weights(name, value)}
+    parts = [name for name, value in sorted(index.items()) if _is_loaded(value) and name not in spec.without]
+    variants = {_part(path / name) for name in parts if not name.startswith(WEIGHTLESS)}
     named = variants - {None}
     if len(named) > 1:
         raise UnusableModel(f"{path} mixes the weight variants {', '.join(sorted(v for v in named if v))}.")
+    defaults = _defaults(path / "defaults.json")
+    try:
+        facts = spec.facts({name: config for name in parts if (config := _config(path / name))}, defaults)
+    except UnusableModel as error:
+        raise UnusableModel(f"{path}: {error}") from None
     return ModelFolder(
         path=path,
         class_name=class_name,
         variant=next(iter(named), None),
-        defaults=_defaults(path / "defaults.json"),
+        defaults=defaults,
         loras=_loras(path / "loras"),
         digest=_digest(path),
+        facts=facts,
     )
 
 
@@ -84,13 +74,19 @@ def _json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _has_weights(name: str, value: Any) -> bool:
-    loaded = isinstance(value, list) and len(value) == 2 and value[1] is not None
-    return loaded and not name.startswith(WEIGHTLESS) and name not in UNUSED
+def _is_loaded(value: Any) -> bool:
+    """Whether an entry of the index is a part of the pipeline: [library, class], not [null, null]."""
+    return isinstance(value, list) and len(value) == 2 and value[1] is not None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of one part; empty for a tokenizer, which has none."""
+    files = (folder / "config.json", folder / "scheduler_config.json")
+    return next((_json(file) for file in files if file.exists()), {})
 
 
 def _part(folder: Path) -> str | None:
-    """Check one part of the pipeline; the variant its weights have, None for the plain ones."""
+    """Check one part of the pipeline. Returns the variant of its weights, None for the plain ones."""
     _json(folder / "config.json")
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         for shard in sorted(set(_json(index).get("weight_map", {}).values())):
@@ -109,7 +105,7 @@ def _part(folder: Path) -> str | None:
 
 
 def _check_weights(file: Path) -> None:
-    """The header of a safetensors file says how long the file must be: catches one cut short, reading 1 kB of it."""
+    """Check that the file is as long as its header says, which finds one that was cut short by reading 1 kB of it."""
     try:
         with file.open("rb") as data:
             (length,) = struct.unpack("<Q", data.read(8))

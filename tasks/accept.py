@@ -1,7 +1,11 @@
-"""`accept`: may this be done, and what exactly? One pure function for requests over HTTP and records from Kafka."""
+"""`accept`: can a model do what is asked, and what exactly will it do?
+
+One pure function for requests over HTTP, for records from Kafka, and for what a consumer sends to a runner.
+"""
 
 from collections.abc import Mapping, Sequence
 
+from tasks.capabilities import ServedModel
 from tasks.errors import (
     NegativePromptNotSupported,
     PromptTooLong,
@@ -13,14 +17,23 @@ from tasks.errors import (
     UnknownModel,
     UnknownScheduler,
 )
-from tasks.run import RunnerCard
-from tasks.task import GenerateRequest, ImageParams, Lora, RequestedParams, Task, TaskRecord, seed_of
+from tasks.task import (
+    DEFAULT_FORMAT,
+    GenerateRequest,
+    ImageParams,
+    Lora,
+    RecordFields,
+    RequestedParams,
+    Task,
+    TaskFields,
+    TaskRecord,
+    seed_of,
+    shared_fields,
+)
 
-DEFAULT_FORMAT = "png"
 
-
-def find_card(name: str, cards: Mapping[str, RunnerCard]) -> RunnerCard:
-    """The card of the model, or of the model that answers to the name. Raises UnknownModel naming all there are."""
+def find_card(name: str, cards: Mapping[str, ServedModel]) -> ServedModel:
+    """The model of this name or alias. Raises UnknownModel, which names every model and alias."""
     if name in cards:
         return cards[name]
     for card in cards.values():
@@ -33,7 +46,7 @@ def find_card(name: str, cards: Mapping[str, RunnerCard]) -> RunnerCard:
 
 
 def find_lane(name: str | None, lanes: Sequence[str]) -> str:
-    """The lane's full topic name, from the full or the short one; None: the first. Raises UnknownLane."""
+    """The full topic name of a lane, given its full or short name; None means the first lane. Raises UnknownLane."""
     if name is None:
         return lanes[0]
     for lane in lanes:
@@ -46,141 +59,123 @@ def accept(
     request: GenerateRequest,
     *,
     task_id: str,
-    cards: Mapping[str, RunnerCard],
+    cards: Mapping[str, ServedModel],
     lanes: Sequence[str],
     created_at: float,
     fingerprint: str | None = None,
 ) -> Task:
-    """The task this request asks for, every open value filled with the model's default.
+    """The task that this request asks for. The model's default fills every value that the request leaves open.
 
-    Raises the TaskError that says what is not possible, which field says so, and what is allowed.
+    Raises the TaskError for what the model cannot do; it names the field and what is allowed.
     """
-    card = find_card(request.model_name, cards)
+    model = find_card(request.model_name, cards)
     lane = find_lane(request.topic, lanes)
-    params = _params(request.image_params, card, task_id)
-    _check_words(request, card)
-    _check_loras(request, card)
-    record = request if isinstance(request, TaskRecord) else None
-    asked_for = record.alias if record and record.alias else request.model_name
-    return Task(
-        task_id=task_id,
-        model_name=card.model,
-        alias=None if asked_for == card.model else asked_for,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        image_params=params,
-        loras=tuple(Lora(name=lora.name, weight=lora.weight) for lora in request.loras),
-        user_id=request.user_id,
-        topic=lane,
-        start_within=request.start_within,
-        max_runtime=request.max_runtime,
-        previews=request.previews,
-        created_at=created_at,
-        fingerprint=fingerprint or (record.fingerprint if record else None),
-        traceparent=record.traceparent if record else None,
-        requires=record.requires if record else (),
-        cost=card.cost(params.width, params.height, params.steps, params.num_images),
+    params = _decide(request.image_params, model, task_id)
+    _check_params(params, model)
+    _check_words(request, model)
+    _check_loras(request, model)
+    carried = _carried(request)
+    asked_for = carried.get("alias") or request.model_name
+    return Task.model_validate(
+        carried
+        | {
+            "task_id": task_id,
+            "model_name": model.model,
+            "alias": None if asked_for == model.model else asked_for,
+            "image_params": params,
+            "topic": lane,
+            "created_at": created_at,
+            "fingerprint": fingerprint or carried.get("fingerprint"),
+            "cost": model.cost(params.width, params.height, params.steps, params.num_images),
+        }
     )
 
 
 def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
-    """A record that `accept` refused, as a task that this version cannot start: open values stay empty (0)."""
-    asked = record.image_params
-    return Task(
-        task_id=record.task_id,
-        model_name=record.model_name,
-        alias=record.alias,
-        prompt=record.prompt,
-        negative_prompt=record.negative_prompt,
-        image_params=ImageParams(
-            width=asked.width or 0,
-            height=asked.height or 0,
-            steps=asked.steps or 0,
-            guidance_scale=asked.guidance_scale or 0.0,
-            seed=asked.seed or 0,
-            num_images=asked.num_images or 1,
-            format=asked.format or DEFAULT_FORMAT,
-            scheduler=asked.scheduler or "",
-        ),
-        loras=record.loras,
-        user_id=record.user_id,
-        topic=lane,
-        start_within=record.start_within,
-        created_at=created_at,
-        fingerprint=record.fingerprint,
-        requires=record.requires,
+    """The task of a record that `accept` refused. This version cannot start it, so open values become 0 or empty."""
+    empty = {"width": 0, "height": 0, "steps": 0, "guidance_scale": 0.0, "seed": 0, "scheduler": ""}
+    params = ImageParams.model_validate(empty | record.image_params.model_dump(exclude_none=True))
+    return Task.model_validate(
+        _carried(record) | {"task_id": record.task_id, "image_params": params, "topic": lane, "created_at": created_at}
     )
 
 
-def _params(asked: RequestedParams, card: RunnerCard, task_id: str) -> ImageParams:
-    width = asked.width or card.width
-    height = asked.height or card.height
+def _carried(request: GenerateRequest) -> dict[str, object]:
+    """The fields that a request, or its record, hands on to the task unchanged."""
+    loras = tuple(Lora(name=lora.name, weight=lora.weight) for lora in request.loras)
+    return shared_fields(request, TaskFields, RecordFields) | {"loras": loras}
+
+
+def _decide(asked: RequestedParams, model: ServedModel, task_id: str) -> ImageParams:
+    """The parameters of the request, with the model's defaults where the request leaves one open."""
+    defaults = {
+        "width": model.width,
+        "height": model.height,
+        "steps": model.steps,
+        "guidance_scale": model.guidance_scale,
+        "seed": seed_of(task_id),
+        "num_images": 1,
+        "format": DEFAULT_FORMAT,
+        "scheduler": model.default_scheduler,
+    }
+    return ImageParams.model_validate(defaults | asked.model_dump(exclude_none=True))
+
+
+def _check_params(params: ImageParams, model: ServedModel) -> None:
+    width, height = params.width, params.height
     for field, side in (("width", width), ("height", height)):
-        _check_side(field, side, card)
-    if width * height > card.max_pixels:
+        _check_side(field, side, model)
+    if width * height > model.max_pixels:
         raise SizeNotSupported(
-            f"{width}x{height} is more than the {card.max_pixels} pixels {card.model} makes at most.",
+            f"{width}x{height} is more than the {model.max_pixels} pixels {model.model} makes at most.",
             field="image_params",
         )
-    steps = asked.steps or card.steps
-    if steps > card.max_steps:
-        raise TooManySteps(f"{card.model} takes at most {card.max_steps} steps.", field="image_params.steps")
-    num_images = asked.num_images or 1
-    if num_images > card.max_num_images or num_images * width * height > card.pixel_budget:
-        most = min(card.max_num_images, max(1, card.pixel_budget // (width * height)))
+    if params.steps > model.max_steps:
+        raise TooManySteps(f"{model.model} takes at most {model.max_steps} steps.", field="image_params.steps")
+    if params.num_images > model.max_num_images or params.num_images * width * height > model.pixel_budget:
+        most = min(model.max_num_images, max(1, model.pixel_budget // (width * height)))
         raise TooManyImages(
-            f"{card.model} makes at most {most} pictures of {width}x{height} in one task.",
+            f"{model.model} makes at most {most} pictures of {width}x{height} in one task.",
             field="image_params.num_images",
         )
-    scheduler = asked.scheduler or card.default_scheduler
-    if scheduler not in card.schedulers:
+    if params.scheduler not in model.schedulers:
         raise UnknownScheduler(
-            f"{card.model} has no scheduler {scheduler!r}. Schedulers: {', '.join(card.schedulers)}.",
+            f"{model.model} has no scheduler {params.scheduler!r}. Schedulers: {', '.join(model.schedulers)}.",
             field="image_params.scheduler",
-            allowed=list(card.schedulers),
+            allowed=list(model.schedulers),
         )
-    return ImageParams(
-        width=width,
-        height=height,
-        steps=steps,
-        guidance_scale=card.guidance_scale if asked.guidance_scale is None else asked.guidance_scale,
-        seed=seed_of(task_id) if asked.seed is None else asked.seed,
-        num_images=num_images,
-        format=asked.format or DEFAULT_FORMAT,
-        scheduler=scheduler,
-    )
 
 
-def _check_side(field: str, side: int, card: RunnerCard) -> None:
-    if side % card.size_multiple or not card.min_side <= side <= card.max_side:
+def _check_side(field: str, side: int, model: ServedModel) -> None:
+    if side % model.size_multiple or not model.min_side <= side <= model.max_side:
         raise SizeNotSupported(
-            f"{field} {side} is not possible: {card.model} takes multiples of {card.size_multiple} "
-            f"from {card.min_side} to {card.max_side}.",
+            f"{field} {side} is not possible: {model.model} takes multiples of {model.size_multiple} "
+            f"from {model.min_side} to {model.max_side}.",
             field=f"image_params.{field}",
         )
 
 
-def _check_words(request: GenerateRequest, card: RunnerCard) -> None:
+def _check_words(request: GenerateRequest, model: ServedModel) -> None:
     for field in ("prompt", "negative_prompt"):
         length = len(getattr(request, field))
-        if length > card.max_prompt_length:
+        if length > model.max_prompt_length:
             raise PromptTooLong(
-                f"{field} has {length} characters; {card.model} takes at most {card.max_prompt_length}.", field=field
+                f"{field} has {length} characters; {model.model} takes at most {model.max_prompt_length}.", field=field
             )
-    if request.negative_prompt and not card.negative_prompt:
-        raise NegativePromptNotSupported(f"{card.model} takes no negative prompt.", field="negative_prompt")
+    if request.negative_prompt and not model.negative_prompt:
+        raise NegativePromptNotSupported(f"{model.model} takes no negative prompt.", field="negative_prompt")
 
 
-def _check_loras(request: GenerateRequest, card: RunnerCard) -> None:
-    if len(request.loras) > card.max_loras:
-        raise UnknownLora(f"{card.model} takes at most {card.max_loras} LoRAs in one task.", field="loras")
+def _check_loras(request: GenerateRequest, model: ServedModel) -> None:
+    if len(request.loras) > model.max_loras:
+        raise UnknownLora(f"{model.model} takes at most {model.max_loras} LoRAs in one task.", field="loras")
     seen: set[str] = set()
     for index, lora in enumerate(request.loras):
-        if lora.name not in card.loras:
+        if lora.name not in model.loras:
             raise UnknownLora(
-                f"{card.model} has no LoRA {lora.name!r}. LoRAs: {', '.join(card.loras) or 'none'}.",
+                f"{model.model} has no LoRA {lora.name!r}. LoRAs: {', '.join(model.loras) or 'none'}.",
                 field=f"loras.{index}",
-                allowed=list(card.loras),
+                allowed=list(model.loras),
             )
         if lora.name in seen:
             raise UnknownLora(f"The LoRA {lora.name!r} is named twice.", field=f"loras.{index}")

@@ -4,11 +4,11 @@ in-memory twin that passes the same tests."""
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
+from tasks.capabilities import RunnerDescription, ServedModel
 from tasks.events import Event, Outcome
-from tasks.frames import Frame
 from tasks.log import Delivery, Partition, Place, Record, Records
 from tasks.preview import Preview
-from tasks.run import RunnerCard, RunRequest
+from tasks.runner_api import Frame, Input, RunRequest
 from tasks.task import Task
 
 
@@ -48,7 +48,7 @@ class TaskWriter(Protocol):
         """Send a preview to those who follow the log now. Never blocks, never raises; the preview may be lost."""
         ...
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         """Publish what the runners of a model can do. It replaces what was published of this model before."""
         ...
 
@@ -168,11 +168,11 @@ class RunnerClient(Protocol):
         """Its address."""
         ...
 
-    async def card(self) -> RunnerCard:
-        """What it can do now."""
+    async def describe(self) -> RunnerDescription:
+        """What its models can do, and how it stands now."""
         ...
 
-    def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
-        """One attempt, frame by frame, the last of them `end`. Closing the iterator cancels. An `error` frame is
-        raised as the TaskError it names."""
+    def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
+        """One attempt, frame by frame; the last frame is End. Closing the iterator cancels the attempt. An Error frame
+        is raised as the TaskError it names. `inputs` are the files that the request names."""
         ...

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tasks.capabilities import ServedModel
 from tasks.fair_queue import Entry, FairQueue, Flow
 from tasks.log import Partition
-from tasks.run import RunnerCard
 from tasks.state import TaskState
 from tasks.task import Task
 
@@ -118,7 +118,7 @@ class Queues:
         known = self._unfinished.get(task_id)
         return None if known is None else self.queue(known.model).position(task_id)
 
-    def estimate(self, task: Task, state: TaskState, card: RunnerCard | None) -> float | None:
+    def estimate(self, task: Task, state: TaskState, card: ServedModel | None) -> float | None:
         """Seconds until the task is done, from the costs before it and the model's runners; None: unknown."""
         if state.ended or card is None:
             return None

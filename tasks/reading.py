@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from tasks.accept import accept, find_lane, unaccepted
+from tasks.capabilities import ServedModel
 from tasks.errors import NotUnderstood, TaskError
 from tasks.events import Event, parse_event
 from tasks.log import Partition, Place, Record
 from tasks.preview import Preview
-from tasks.run import RunnerCard
 from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 
 
@@ -41,7 +41,7 @@ class EventRead:
 class CardRead:
     """What the runners of a model can do."""
 
-    card: RunnerCard
+    card: ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Unreadable:
 Reading = TaskRead | EventRead | CardRead | PreviewRead | Unreadable
 
 
-def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> Reading | None:
+def read_record(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence[str]) -> Reading | None:
     """The meaning of a record. `cards`: the models known so far, by name; `lanes`: the full topic names. None: an event
     of a kind that only a newer version writes, which is skipped."""
     try:
@@ -73,14 +73,14 @@ def read_record(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence
                 event = parse_event(record.value)
                 return None if event is None else EventRead(event, record.place.partition, record.timestamp)
             case "card":
-                return CardRead(RunnerCard.model_validate_json(record.value))
+                return CardRead(ServedModel.model_validate_json(record.value))
             case "preview":
                 return PreviewRead(Preview.model_validate_json(record.value))
     except ValidationError as error:
         return Unreadable(record, _reason(error))
 
 
-def _read_task(record: Record, cards: Mapping[str, RunnerCard], lanes: Sequence[str]) -> TaskRead:
+def _read_task(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence[str]) -> TaskRead:
     parsed = TaskRecord.model_validate_json(record.value)
     created_at = record.timestamp if parsed.created_at is None else parsed.created_at
     try:

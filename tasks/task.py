@@ -1,12 +1,20 @@
-"""A task: a request as a person sends it, and the same request as accepted, with nothing left open."""
+"""A task in each of its forms: the request a client sends, its record on a lane, and the task as accepted.
+
+A field that several forms share is declared once, in `DrawingFields`, `TaskFields` or `RecordFields`, and is carried
+from one form to the next by construction (`shared_fields`). `GenerateRequest` adds the limits that a client must keep;
+`Task` has none, because a task written by a newer version must stay readable. Three fields change their type when a
+request is accepted, so both forms declare them: `image_params`, `topic` and `created_at`.
+"""
 
 import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import to_json
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 CONTENT_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+DEFAULT_FORMAT = "png"
 MAX_SEED = 2**63 - 1
 ANONYMOUS = "anonymous"
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -26,7 +34,7 @@ class Lora(BaseModel):
 
 
 class RequestedLora(Lora):
-    """A LoRA as a person asks for it."""
+    """A LoRA as a client asks for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -35,8 +43,23 @@ def _lora(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+class ImageParams(BaseModel):
+    """The parameters of an image, with every open value decided. Sizes in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    num_images: int = 1
+    format: str = Field(default=DEFAULT_FORMAT, description="An ImageFormat, or one that a newer version knows.")
+    scheduler: str
+
+
 class RequestedParams(BaseModel):
-    """What may be said about the picture; what is left out is filled with the model's own default."""
+    """The parameters of an image as a client asks for them. The model's own default fills a value left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -50,7 +73,38 @@ class RequestedParams(BaseModel):
     scheduler: str | None = Field(default=None, min_length=1, max_length=64)
 
 
-class GenerateRequest(BaseModel):
+class DrawingFields(BaseModel):
+    """What the images show: the fields that travel from the client to the runner."""
+
+    model_name: str
+    prompt: str
+    negative_prompt: str = ""
+    loras: tuple[Lora, ...] = ()
+    max_runtime: float | None = Field(default=None, description="Seconds one attempt may run.")
+
+
+class TaskFields(DrawingFields):
+    """What a client may say about the task as well: the fields that travel to the queue."""
+
+    user_id: str = ANONYMOUS
+    start_within: float | None = Field(default=None, description="Seconds until it must start.")
+    previews: bool = False
+
+
+class RecordFields(BaseModel):
+    """What the gateway adds to a request when it writes the task to a lane."""
+
+    alias: str | None = Field(default=None, description="The other name of the model by which the client asked for it.")
+    fingerprint: str | None = None
+    traceparent: str | None = None
+    requires: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Fields of this record that a consumer must understand. One that does not leaves the task alone.",
+    )
+
+
+class GenerateRequest(TaskFields):
     """The body of `POST /generate_image`. Only model_name and prompt are required."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -72,12 +126,12 @@ class GenerateRequest(BaseModel):
 
 
 class RecordedParams(RequestedParams):
-    """The same on a lane, where a newer version may have said more."""
+    """The same parameters on a lane, where a newer version may have written more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
 
 
-class TaskRecord(GenerateRequest):
+class TaskRecord(GenerateRequest, RecordFields):
     """The value of a record on a lane. Any Kafka client may write one: task_id, model_name and prompt are enough."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -91,65 +145,56 @@ class TaskRecord(GenerateRequest):
         le=253_402_300_799,
         description="Unix seconds, to the end of the year 9999; default: the record's timestamp.",
     )
-    alias: str | None = Field(default=None, description="The other name of the model it was asked for by.")
-    fingerprint: str | None = None
-    traceparent: str | None = None
-    requires: tuple[str, ...] = Field(
-        default=(),
-        max_length=64,
-        description="Fields of this record that a consumer must understand. One that does not leaves the task alone.",
-    )
 
 
-class ImageParams(BaseModel):
-    """Everything about the picture, decided."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
-    seed: int
-    num_images: int
-    format: str = Field(description="An ImageFormat, or one that a newer version knows.")
-    scheduler: str
-
-
-class Task(BaseModel):
+class Task(TaskFields, RecordFields):
     """A request as accepted. `model_name` is the model that serves it; `alias` the other name it was asked for by."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     task_id: str
-    model_name: str
-    alias: str | None = None
-    prompt: str
-    negative_prompt: str = ""
     image_params: ImageParams
-    loras: tuple[Lora, ...] = ()
-    user_id: str = ANONYMOUS
     topic: str
-    start_within: float | None = None
-    max_runtime: float | None = None
-    previews: bool = False
     created_at: float
-    fingerprint: str | None = None
-    traceparent: str | None = None
-    requires: tuple[str, ...] = ()
     cost: float = Field(default=0.0, description="Estimated GPU seconds.")
 
     @property
     def start_deadline(self) -> float | None:
-        """Unix seconds after which it is no longer started."""
+        """Unix seconds after which no attempt starts any more."""
         return None if self.start_within is None else self.created_at + self.start_within
 
 
+def shared_fields(source: BaseModel, *bases: type[BaseModel]) -> dict[str, Any]:
+    """The values that `source` holds of the fields these base models declare, by name."""
+    values = source.__dict__
+    return {name: values[name] for base in bases for name in base.model_fields if name in values}
+
+
 def seed_of(task_id: str) -> int:
-    """The seed of a task that names none: a function of its id, so that every attempt makes the same picture."""
+    """The seed of a task that names none: a function of its id, so that every attempt makes the same image."""
     return int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4], "big")
 
 
+_FINGERPRINTED = (
+    "model_name",
+    "prompt",
+    "negative_prompt",
+    "image_params",
+    "loras",
+    "user_id",
+    "topic",
+    "start_within",
+    "max_runtime",
+    "previews",
+)
+"""The fields of version 0.1.0, in the order of its JSON."""
+
+
 def fingerprint(request: GenerateRequest) -> str:
-    """What "the same body" means for an Idempotency-Key: equal once parsed, whatever the order of keys or spaces."""
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    """SHA-256 of the parsed request: equal for bodies that differ only in the order of keys or in spaces.
+
+    An Idempotency-Key may be used again with the same fingerprint only. During an upgrade gateways of two versions must
+    agree on it, so it is made of the fields of 0.1.0 in their order, then of the newer fields that the request sets.
+    """
+    newer = sorted((request.model_fields_set & set(GenerateRequest.model_fields)) - set(_FINGERPRINTED))
+    return hashlib.sha256(to_json({name: getattr(request, name) for name in (*_FINGERPRINTED, *newer)})).hexdigest()

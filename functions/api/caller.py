@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.accept import find_card, find_lane
+from tasks.capabilities import ServedModel
 from tasks.errors import NotAllowedByKey, UnknownLane, UnknownModel
-from tasks.run import RunnerCard
 from tasks.task import GenerateRequest, Task
 
 
@@ -22,7 +22,7 @@ class Caller:
         """Whether the caller may see and cancel the task."""
         return self.user is None or task.user_id == self.user
 
-    def usable(self, cards: Mapping[str, RunnerCard]) -> dict[str, RunnerCard]:
+    def usable(self, cards: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
         """The models that the caller may use. A key that names an alias may use the model behind it."""
         return {
             model: card
@@ -31,7 +31,7 @@ class Caller:
         }
 
     def restrict(
-        self, request: GenerateRequest, cards: Mapping[str, RunnerCard], lanes: Sequence[str]
+        self, request: GenerateRequest, cards: Mapping[str, ServedModel], lanes: Sequence[str]
     ) -> GenerateRequest:
         """The request in the name of the key's user, on a lane of the key.
 
@@ -48,7 +48,7 @@ class Caller:
             lane = _allowed_lane(request.topic, lanes, self.lanes)
         return request.model_copy(update={"user_id": self.user, "topic": lane})
 
-    def _check_model(self, name: str, cards: Mapping[str, RunnerCard], models: Sequence[str]) -> None:
+    def _check_model(self, name: str, cards: Mapping[str, ServedModel], models: Sequence[str]) -> None:
         try:
             find_card(name, self.usable(cards))
         except UnknownModel as error:

@@ -16,9 +16,8 @@ from functions.api.problems import render_problem
 from functions.api.request_body import parse_body, read_body
 from functions.api.sse import HEARTBEAT_SECONDS, stream
 from functions.status.document import TaskSnapshot
-from tasks.accept import DEFAULT_FORMAT
 from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
-from tasks.task import CONTENT_TYPES, GenerateRequest
+from tasks.task import CONTENT_TYPES, DEFAULT_FORMAT, GenerateRequest
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _CLIENT_CLOSED_REQUEST = 499

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 from tasks.errors import TakenOver, TaskError
 from tasks.events import Progress, Released, Started, Timings
-from tasks.frames import Frame
 from tasks.log import Partition
 from tasks.ownership import Action, Close, Stop
-from tasks.run import RunRequest
-from tasks.task import Task
+from tasks.runner_api import Image, RunRequest
+from tasks.task import DrawingFields, Task, shared_fields
 
 
 @dataclass(eq=False)
@@ -40,7 +39,7 @@ class Attempt:
     """The reading of the runner's frames, while it goes on."""
     step: int = 0
     steps: int = 0
-    pictures: list[tuple[Frame, bytes]] = field(default_factory=list)
+    pictures: list[Image] = field(default_factory=list)
     """Generated and not yet stored."""
     timings: Timings = field(default_factory=Timings)
     acceleration: dict[str, str] = field(default_factory=dict)
@@ -102,15 +101,15 @@ class Attempt:
         metadata = {"task_id": task.task_id, "model": task.model_name}
         if task.alias is not None:
             metadata["alias"] = f"{task.alias} answered by {task.model_name}"
-        return RunRequest(
-            task_id=task.task_id,
-            attempt=self.number,
-            model_name=task.model_name,
-            prompt=task.prompt,
-            negative_prompt=task.negative_prompt,
-            loras=task.loras,
-            metadata=metadata,
-            preview=task.previews,
-            max_runtime=task.max_runtime or max_runtime,
-            **task.image_params.model_dump(),
+        return RunRequest.model_validate(
+            shared_fields(task, DrawingFields)
+            | task.image_params.model_dump()
+            | {
+                "task_id": task.task_id,
+                "attempt": self.number,
+                "metadata": metadata,
+                "preview": task.previews,
+                "max_runtime": task.max_runtime or max_runtime,
+                "requires": task.requires,
+            }
         )

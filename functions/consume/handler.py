@@ -32,11 +32,11 @@ from tasks.errors import (
     WorkerFailed,
 )
 from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure, Timings
-from tasks.frames import Frame
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 from tasks.log import Partition, Record
 from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.retry import Fail, decide
+from tasks.runner_api import End, Image, Started, Step
 from tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -200,27 +200,27 @@ class Handler:
             async for frame in frames:
                 if not attempt.accepted:
                     self._begin(attempt, slot)
-                match frame.kind:
-                    case "started":
+                match frame:
+                    case Started():
                         began = self._clock.monotonic()
-                    case "step":
-                        attempt.step, attempt.steps = frame.header["step"], frame.header["steps"]
-                        left = attempt.steps - attempt.step
-                        each = (self._clock.monotonic() - began) / attempt.step
+                    case Step(step=step, steps=steps):
+                        attempt.step, attempt.steps = step, steps
+                        left = steps - step
+                        each = (self._clock.monotonic() - began) / step
                         if left <= HAND_OVER_STEPS or left * each <= HAND_OVER_SECONDS:
                             slot.release()
-                        if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or attempt.step == attempt.steps:
+                        if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or step == steps:
                             emitted = self._clock.monotonic()
                             self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
-                    case "image":
-                        attempt.pictures.append((frame, frame.payload))
-                    case "end":
+                    case Image():
+                        attempt.pictures.append(frame)
+                    case End():
                         attempt.timings = Timings(
                             queued=attempt.queued_seconds,
-                            loading=frame.header.get("seconds_loading"),
-                            generating=frame.header.get("seconds_generating"),
+                            loading=frame.seconds_loading,
+                            generating=frame.seconds_generating,
                         )
-                        attempt.acceleration = frame.header.get("acceleration", {})
+                        attempt.acceleration = frame.acceleration
                     case _:
                         continue
         if len(attempt.pictures) != attempt.task.image_params.num_images:
@@ -246,22 +246,22 @@ class Handler:
         folder = f"tasks/{attempt.task.task_id}"
         suffix = attempt.task.image_params.format
 
-        async def put(frame: Frame, data: bytes) -> StoredImage:
-            header = frame.header
-            key = f"{folder}/{unique}-{header['index']}.{suffix}"
-            await self._retry_until_available(lambda: self._store.put_image(key, data, header["content_type"]))
+        async def put(image: Image) -> StoredImage:
+            data = image.payload
+            key = f"{folder}/{unique}-{image.index}.{suffix}"
+            await self._retry_until_available(lambda: self._store.put_image(key, data, image.content_type))
             return StoredImage(
                 key=key,
-                content_type=header["content_type"],
+                content_type=image.content_type,
                 size=len(data),
                 sha256=hashlib.sha256(data).hexdigest(),
-                width=header["width"],
-                height=header["height"],
-                seed=header["seed"],
+                width=image.width,
+                height=image.height,
+                seed=image.seed,
             )
 
-        in_order = sorted(attempt.pictures, key=lambda picture: picture[0].header["index"])
-        puts = await asyncio.gather(*(put(frame, data) for frame, data in in_order), return_exceptions=True)
+        in_order = sorted(attempt.pictures, key=lambda image: image.index)
+        puts = await asyncio.gather(*map(put, in_order), return_exceptions=True)
         stored = tuple(image for image in puts if isinstance(image, StoredImage))
         for error in puts:
             if isinstance(error, BaseException):

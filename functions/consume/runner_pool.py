@@ -1,13 +1,13 @@
-"""The runners: who is there, what they can do, and who has room."""
+"""The runners: which of them answer, what their models can do, and which have room."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tasks.capabilities import ServedModel
 from tasks.errors import QueueUnavailable, TaskError
 from tasks.ports import Clock, RunnerClient, TaskLog
-from tasks.run import RunnerCard
 
 log = logging.getLogger(__name__)
 
@@ -19,43 +19,46 @@ _VOLATILE = {"instance", "running_pixels", "waiting", "seconds_per_megapixel_ste
 
 @dataclass(eq=False)
 class _Member:
+    """One runner. `models` holds those that take tasks now, by name; it is empty while the runner does not answer."""
+
     runner: RunnerClient
-    card: RunnerCard | None = None
+    models: dict[str, ServedModel] = field(default_factory=dict)
     slots: set["Slot"] = field(default_factory=set)
 
-    @property
-    def pixels(self) -> int:
-        return sum(slot.pixels for slot in self.slots)
+    def pixels(self, model: str | None = None) -> int:
+        """The pixels taken for this model, or for all."""
+        return sum(slot.pixels for slot in self.slots if model in (None, slot.model))
 
 
 @dataclass(eq=False)
 class Slot:
-    """Room at a runner for one task, until `release`."""
+    """Room at a runner for one task of a model, until `release`."""
 
     member: _Member
+    model: str
     pixels: int
     released: Callable[[], None]
 
     @property
     def runner(self) -> RunnerClient:
-        """Where the room is."""
+        """The runner that has the room."""
         return self.member.runner
 
     def release(self) -> None:
-        """Give the room back; again does nothing."""
+        """Give the room back. A second call does nothing."""
         if self in self.member.slots:
             self.member.slots.remove(self)
             self.released()
 
     def lost(self) -> None:
-        """The runner did not answer: nothing goes there until it says again what it can do."""
-        if self.member.card is not None:
-            log.warning("runner %s of %s is away: it stopped answering", self.runner.url, self.member.card.model)
-        self.member.card = None
+        """The runner stopped answering: it gets no task until it describes itself again."""
+        if self.member.models:
+            log.warning("runner %s of %s is away: it stopped answering", self.runner.url, _names(self.member.models))
+        self.member.models = {}
 
 
 class RunnerPool:
-    """All runners this consumer may feed."""
+    """All runners that this consumer may use."""
 
     def __init__(
         self,
@@ -64,18 +67,18 @@ class RunnerPool:
         log: TaskLog,
         clock: Clock,
     ) -> None:
-        """`addresses` names the runners there may be now, `connect` makes the client of one."""
+        """`addresses` gives the urls at which runners may be now, `connect` makes the client of one."""
         self._addresses = addresses
         self._connect = connect
         self._log = log
         self._clock = clock
         self._members: dict[str, _Member] = {}
-        self._published: dict[str, RunnerCard] = {}
+        self._published: dict[str, ServedModel] = {}
         self.changed: Callable[[], None] = lambda: None
         """Called whenever room appears."""
 
     async def watch(self) -> None:
-        """Ask every runner what it can do, again and again, and publish what changed."""
+        """Ask every runner what it can do, every POLL_SECONDS, and publish the changes."""
         while True:
             await self.look()
             await self._clock.sleep(POLL_SECONDS)
@@ -93,78 +96,82 @@ class RunnerPool:
         await self._publish()
 
     async def _ask(self, member: _Member) -> None:
-        before = member.card
+        before, reason = member.models, "it is loading or shutting down"
         try:
-            member.card = await member.runner.card()
+            member.models = (await member.runner.describe()).served()
         except TaskError as error:
-            member.card = None
-            if before is not None:
-                log.warning("runner %s of %s is away: %s", member.runner.url, before.model, error.detail)
-            return
-        if before is None:
-            log.info("runner %s serves %s", member.runner.url, member.card.model)
+            member.models, reason = {}, error.detail
+        if gone := before.keys() - member.models.keys():
+            log.warning("runner %s of %s is away: %s", member.runner.url, _names(gone), reason)
+        if new := member.models.keys() - before.keys():
+            log.info("runner %s serves %s", member.runner.url, _names(new))
             self.changed()
 
     async def _publish(self) -> None:
-        for model, card in self.cards().items():
-            known = self._published.get(model)
-            if known is not None and not _differs(known, card):
+        for name, model in self.cards().items():
+            published = self._published.get(name)
+            if published is not None and not _differs(published, model):
                 continue
             try:
-                await self._log.append_card(card)
+                await self._log.append_card(model)
             except QueueUnavailable:
                 return
-            self._published[model] = card
+            self._published[name] = model
 
-    def learn(self, card: RunnerCard) -> None:
-        """What the log said of a model when this process started: should its runners be gone, that is published too."""
+    def learn(self, card: ServedModel) -> None:
+        """Take over what the log says of a model when this process starts, so that a model whose runners have all gone
+        is published as such."""
         self._published.setdefault(card.model, card)
 
-    def cards(self) -> dict[str, RunnerCard]:
-        """What each model can do now; one whose runners are all away keeps its last card, with no runners."""
-        cards = {model: card.model_copy(update={"runners": 0}) for model, card in self._published.items()}
+    def cards(self) -> dict[str, ServedModel]:
+        """What each model can do now. A model whose runners are all away keeps what was last published, with no
+        runners."""
+        cards = {name: model.model_copy(update={"runners": 0}) for name, model in self._published.items()}
         for member in self._members.values():
-            if member.card is None:
-                continue
-            known = cards.get(member.card.model)
-            count = known.runners if known is not None else 0
-            cards[member.card.model] = member.card.model_copy(update={"runners": count + 1})
+            for name, model in member.models.items():
+                count = cards[name].runners if name in cards else 0
+                cards[name] = model.model_copy(update={"runners": count + 1})
         return cards
 
     def has_room(self, model: str) -> bool:
         """Whether any runner of the model could take a task of some size."""
-        return any(member.pixels < card.pixel_budget for member, card in self._of(model))
+        return any(member.pixels(model) < served.pixel_budget for member, served in self._of(model))
 
     def take(self, model: str, pixels: int) -> Slot | None:
-        """Room for a task of so many pixels at the least loaded runner of the model that has it. An idle runner takes
-        a task of any size."""
+        """Room for a task of so many pixels at the least loaded runner of the model that has it, or None.
+
+        The pixel budget is per runner and model. A runner that draws nothing of the model takes a task of any size.
+        """
         fitting = [
             member
-            for member, card in self._of(model)
-            if not member.slots or member.pixels + pixels <= card.pixel_budget
+            for member, served in self._of(model)
+            if not (used := member.pixels(model)) or used + pixels <= served.pixel_budget
         ]
         if not fitting:
             return None
-        member = min(fitting, key=lambda one: one.pixels)
-        slot = Slot(member, pixels, lambda: self.changed())
+        member = min(fitting, key=_Member.pixels)
+        slot = Slot(member, model, pixels, lambda: self.changed())
         member.slots.add(slot)
         return slot
 
     def busy_shares(self) -> Iterator[tuple[str, float]]:
-        """Model and the share of its pixel budget in use, for every runner that answers."""
+        """Model and the share of its pixel budget in use, for each model of every runner that answers."""
         for member in self._members.values():
-            if member.card is not None:
-                yield member.card.model, member.pixels / member.card.pixel_budget
+            for name, served in member.models.items():
+                yield name, member.pixels(name) / served.pixel_budget
 
-    def _of(self, model: str) -> Iterator[tuple[_Member, RunnerCard]]:
+    def _of(self, model: str) -> Iterator[tuple[_Member, ServedModel]]:
         for member in self._members.values():
-            if member.card is not None and member.card.model == model:
-                yield member, member.card
+            if (served := member.models.get(model)) is not None:
+                yield member, served
 
 
-def _differs(known: RunnerCard, card: RunnerCard) -> bool:
-    if known.model_dump(exclude=_VOLATILE) != card.model_dump(exclude=_VOLATILE):
+def _names(models: Iterable[str]) -> str:
+    return ", ".join(sorted(models))
+
+
+def _differs(published: ServedModel, model: ServedModel) -> bool:
+    if published.model_dump(exclude=_VOLATILE) != model.model_dump(exclude=_VOLATILE):
         return True
-    return abs(card.seconds_per_megapixel_step - known.seconds_per_megapixel_step) > (
-        RATE_CHANGE * known.seconds_per_megapixel_step
-    )
+    change = abs(model.seconds_per_megapixel_step - published.seconds_per_megapixel_step)
+    return change > RATE_CHANGE * published.seconds_per_megapixel_step

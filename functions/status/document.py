@@ -8,9 +8,9 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from adapters.view import TaskView
+from tasks.capabilities import ServedModel
 from tasks.events import Outcome
 from tasks.queues import Queues
-from tasks.run import RunnerCard
 from tasks.state import TaskState
 from tasks.task import TASK_ID, Task
 
@@ -166,7 +166,7 @@ _NO_TIMINGS = TaskTimings()
 _NO_ACCELERATION = TaskAcceleration()
 
 
-def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, RunnerCard], links: Links) -> TaskStatus:
+def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, ServedModel], links: Links) -> TaskStatus:
     """The status document of this snapshot. The task's place in the queue is read here and not kept in a snapshot: it
     changes with every other task."""
     task, state, outcome = snapshot.task, snapshot.state, snapshot.outcome

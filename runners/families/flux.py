@@ -10,64 +10,48 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 from torch import Tensor
 
-from runners import previews
-from runners.families.sample import Conditioning, Inputs, Sample, predict
-from runners.model_folder import Defaults
-from tasks.run import RunRequest
+from runners.families.family import Inputs
+from runners.families.sample import Conditioning, Conditions, Sample, predict
+from runners.families.spec import ModelFacts
 
-SCHEDULER = "flow_euler"
 TRUE_CFG_SCALE = 2.0
-"""How strongly a negative prompt pushes: FluxPipeline's `true_cfg_scale`. `guidance_scale` keeps its own meaning, the
-embedded guidance, so this one is the model's (`true_cfg_scale` in defaults.json). Twice the work per step."""
+"""How strongly a negative prompt pushes: FluxPipeline's `true_cfg_scale`. A request's `guidance_scale` is the embedded
+guidance, so this scale belongs to the model (`true_cfg_scale` in defaults.json). It doubles the work of a step."""
 MAX_SEQUENCE_LENGTH = 512
 
 
 class Flux:
-    """See runners.families.Family."""
+    """See runners.families.family.Family."""
 
-    name = "flux"
-    max_prompt_length = 3000
-    """Characters. T5 reads `max_sequence_length` tokens, 512 of which are about 2,500 characters."""
-
-    def __init__(self, pipe: Any, defaults: Defaults) -> None:
+    def __init__(self, pipe: Any, facts: ModelFacts) -> None:
         """Around a loaded FluxPipeline."""
         self.pipe = pipe
-        self.size_multiple = int(pipe.vae_scale_factor) * 2
-        self.width = defaults.width or 1024
-        self.height = defaults.height or 1024
-        self.steps = defaults.steps or 28
-        self.guidance_scale = 3.5 if defaults.guidance_scale is None else defaults.guidance_scale
-        self.max_pixels = 2 * self.width * self.height
-        self.schedulers: tuple[str, ...] = (SCHEDULER,)
-        self._sequence_length = defaults.max_sequence_length or MAX_SEQUENCE_LENGTH
-        self._true_cfg_scale = defaults.true_cfg_scale or TRUE_CFG_SCALE
-        self._rgb = previews.LatentRgb(defaults.latent_rgb or previews.FLUX, self._channels)
+        self._channels = facts.latent_channels
+        self._sequence_length = facts.defaults.max_sequence_length or MAX_SEQUENCE_LENGTH
+        self._true_cfg_scale = facts.defaults.true_cfg_scale or TRUE_CFG_SCALE
 
-    @property
-    def _channels(self) -> int:
-        return int(self.pipe.transformer.config.in_channels) // 4
-
-    def encode(self, request: RunRequest) -> Conditioning:
+    def encode(self, inputs: Inputs) -> Conditioning:
         """The prompt through CLIP (pooled) and T5 (sequence); a negative prompt, if any, likewise."""
+        request = inputs.request
         guided = bool(request.negative_prompt)
         return Conditioning(
-            self._inputs(request.prompt, request.guidance_scale),
-            self._inputs(request.negative_prompt, request.guidance_scale) if guided else None,
+            self._conditions(request.prompt, request.guidance_scale),
+            self._conditions(request.negative_prompt, request.guidance_scale) if guided else None,
             self._true_cfg_scale,
         )
 
-    def _inputs(self, prompt: str, guidance_scale: float) -> Inputs:
+    def _conditions(self, prompt: str, guidance_scale: float) -> Conditions:
         device = self.pipe.device
         sequence, pooled, _ = self.pipe.encode_prompt(prompt, device=device, max_sequence_length=self._sequence_length)
-        inputs = {"encoder_hidden_states": sequence, "pooled_projections": pooled}
+        conditions = {"encoder_hidden_states": sequence, "pooled_projections": pooled}
         if self.pipe.transformer.config.guidance_embeds:
-            inputs["guidance"] = torch.full([1], guidance_scale, device=device, dtype=torch.float32)
-        return inputs
+            conditions["guidance"] = torch.full([1], guidance_scale, device=device, dtype=torch.float32)
+        return conditions
 
-    def begin(self, request: RunRequest, conditioning: Conditioning, seed: int) -> Sample:
-        """Packed noise of (1, tokens, 4 x channels); `mu` shifts the times by the picture's own number of tokens."""
-        pipe, factor = self.pipe, self.pipe.vae_scale_factor
-        generator = torch.Generator("cpu").manual_seed(seed)
+    def begin(self, inputs: Inputs, conditioning: Conditioning) -> Sample:
+        """Packed noise of (1, tokens, 4 x channels); `mu` shifts the times by the image's own number of tokens."""
+        request, pipe, factor = inputs.request, self.pipe, self.pipe.vae_scale_factor
+        generator = torch.Generator("cpu").manual_seed(inputs.seed)
         height, width = 2 * (request.height // (factor * 2)), 2 * (request.width // (factor * 2))
         dtype = conditioning.positive["encoder_hidden_states"].dtype
         noise = randn_tensor((1, self._channels, height, width), generator=generator, device=pipe.device, dtype=dtype)
@@ -83,7 +67,7 @@ class Flux:
             config.get("max_shift", 1.15),
         )
         timesteps, _ = retrieve_timesteps(scheduler, request.steps, pipe.device, sigmas=sigmas, mu=mu)
-        scheduler.set_begin_index(0)  # saves the device a search for its own place
+        scheduler.set_begin_index(0)  # so that the scheduler need not search for it on the device
         return Sample(request.width, request.height, latents, timesteps, scheduler, conditioning)
 
     def predict(self, samples: Sequence[Sample]) -> list[Tensor]:
@@ -93,16 +77,16 @@ class Flux:
         latents = samples[0].latents
         image_ids = self.pipe._prepare_latent_image_ids(1, height // side, width // side, latents.device, latents.dtype)
 
-        def forward(packed: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
+        def forward(packed: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
             text_ids = torch.zeros(
-                inputs["encoder_hidden_states"].shape[1], 3, device=packed.device, dtype=packed.dtype
+                conditions["encoder_hidden_states"].shape[1], 3, device=packed.device, dtype=packed.dtype
             )
             velocity: Tensor = self.pipe.transformer(
                 hidden_states=packed,
                 timestep=timesteps.to(packed.dtype) / 1000,
                 txt_ids=text_ids,
                 img_ids=image_ids,
-                **{"guidance": None, **inputs},
+                **{"guidance": None, **conditions},
                 return_dict=False,
             )[0]
             return velocity
@@ -123,6 +107,6 @@ class Flux:
         image: Image = self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
-    def preview(self, sample: Sample) -> Image:
-        """One pixel per latent. Early on it is mostly noise."""
-        return self._rgb.image(self._unpacked(sample)[0])
+    def latents(self, sample: Sample) -> Tensor:
+        """See Family."""
+        return self._unpacked(sample)[0]

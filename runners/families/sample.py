@@ -1,30 +1,30 @@
-"""A picture on its way from noise, and one forward for many of them. Knows nothing of any one architecture."""
+"""An image between noise and picture, and one forward for many of them. Independent of any architecture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Inputs = dict[str, Tensor]
-"""Named inputs of the denoiser, each with a leading dimension of 1."""
-Forward = Callable[[Tensor, Tensor, Inputs], Tensor]
-"""(latents (n, ...), timesteps (n,), inputs) -> predictions (n, ...)."""
+Conditions = dict[str, Tensor]
+"""Named inputs of the denoiser beside the latents, each with a leading dimension of 1."""
+Forward = Callable[[Tensor, Tensor, Conditions], Tensor]
+"""(latents (n, ...), timesteps (n,), conditions) -> predictions (n, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What steers a picture. `negative` is None without classifier-free guidance, whose scale is `scale`."""
+    """What steers an image. `negative` is None without classifier-free guidance, whose scale is `scale`."""
 
-    positive: Inputs
-    negative: Inputs | None = None
+    positive: Conditions
+    negative: Conditions | None = None
     scale: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """One unfinished picture. Its scheduler is its own, since schedulers keep state between steps."""
+    """One unfinished image. It has a scheduler of its own, because schedulers keep state between steps."""
 
     width: int
     height: int
@@ -37,18 +37,22 @@ class Sample:
 
     @property
     def steps(self) -> int:
-        """How often the denoiser runs, which some schedulers make more than the steps asked for."""
+        """How often the denoiser runs. Some schedulers run it more often than the request asks for."""
         return len(self.timesteps)
 
     @property
-    def shape(self) -> tuple[int, int, bool]:
-        """What must be equal between samples of one forward. Not the latents' shape: FLUX packs 64x128 and 128x64
-        alike, but gives their patches other positions."""
-        return (self.width, self.height, self.conditioning.negative is not None)
+    def shape_key(self) -> tuple[Hashable, ...]:
+        """What must be equal between samples of one forward: size, guidance, and the shapes of the conditions, because
+        prompts of different length do not fit into one tensor.
+
+        The latents' shape is not enough: FLUX packs 64x128 and 128x64 alike, but their patches have other positions.
+        """
+        layout = tuple(tuple(value.shape) for value in self.conditioning.positive.values())
+        return (self.width, self.height, self.conditioning.negative is not None, layout)
 
     @property
     def timestep(self) -> Tensor:
-        """The time of the next step, a scalar tensor."""
+        """The timestep of the next step, a scalar tensor."""
         return self.timesteps[self.step]
 
     def advance(self, prediction: Tensor) -> None:
@@ -60,15 +64,18 @@ class Sample:
 
 
 def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forward) -> list[Tensor]:
-    """One forward for all samples, classifier-free guidance (arXiv:2207.12598) included: the negative half first, as
-    the pipelines do, then `negative + scale * (positive - negative)` with each sample's own scale."""
+    """One forward for all samples, with classifier-free guidance (arXiv:2207.12598).
+
+    The negative half comes first, as in the pipelines. With each sample's own scale, the prediction is
+    `negative + scale * (positive - negative)`.
+    """
     positive = [sample.conditioning.positive for sample in samples]
     negative = [sample.conditioning.negative for sample in samples if sample.conditioning.negative is not None]
     conditions = [*negative, *positive]
     copies = len(conditions) // len(samples)
-    inputs = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
+    stacked = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
     times = torch.stack([sample.timestep.float() for sample in samples] * copies)
-    predictions = list(forward(torch.cat(list(latents) * copies), times, inputs).split(1))
+    predictions = list(forward(torch.cat(list(latents) * copies), times, stacked).split(1))
     if not negative:
         return predictions
     halves = zip(samples, predictions[: len(samples)], predictions[len(samples) :], strict=True)
@@ -76,5 +83,5 @@ def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forwa
 
 
 def all_finite(latents: Sequence[Tensor]) -> list[bool]:
-    """For each: has it neither NaN nor infinity? One wait for the device, whatever their number."""
+    """For each of them, whether it is free of NaN and infinity. Waits once for the device, whatever their number."""
     return torch.stack([torch.isfinite(latent).all() for latent in latents]).tolist()

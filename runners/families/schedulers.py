@@ -1,10 +1,11 @@
-"""The Stable Diffusion samplers, each one object per picture. Only those whose pictures were tested against the
-pipeline's own stand here."""
+"""The samplers that a request may name. Each image has a scheduler object of its own.
 
+Only those are listed whose images were tested against the pipeline's own. Importing this module loads no diffusers.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import diffusers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,19 @@ OWN = "default"
 """The name of a model's own scheduler when it is none of the above."""
 
 
-def names_for(own: Any) -> tuple[str, ...]:
-    """Every sampler a model can use, the one its folder names first."""
-    first = next((name for name, it in SAMPLERS.items() if it.class_name == type(own).__name__), OWN)
-    return (first, *(name for name in SAMPLERS if name != first))
+def names_for(own: str, samplers: Sequence[str], own_name: str = OWN) -> tuple[str, ...]:
+    """Every sampler a model can use, its own first. `own` is the class name of the model's scheduler, `samplers` holds
+    the names its family allows, and `own_name` is for a scheduler that is none of them."""
+    first = next((name for name in samplers if SAMPLERS[name].class_name == own), own_name)
+    return (first, *(name for name in samplers if name != first))
 
 
 def make(name: str, own: Any) -> Any:
-    """A new scheduler of that name with the model's own noise schedule. The model's own keeps all its settings."""
-    first = names_for(own)[0]
+    """A new scheduler of that name with the noise schedule of `own`, the model's own, which keeps all its settings."""
+    first = names_for(type(own).__name__, tuple(SAMPLERS))[0]
     if name == first:
         return type(own).from_config(own.config)
+    import diffusers
+
     sampler = SAMPLERS[name]
     return getattr(diffusers, sampler.class_name).from_config(own.config, **sampler.options)

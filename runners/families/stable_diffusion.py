@@ -9,42 +9,23 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 from torch import Tensor
 
-from runners import previews
 from runners.families import schedulers
-from runners.families.sample import Conditioning, Inputs, Sample, predict
-from runners.model_folder import Defaults, UnusableModel
-from tasks.run import RunRequest
+from runners.families.family import Inputs
+from runners.families.sample import Conditioning, Conditions, Sample, predict
+from runners.families.spec import ModelFacts
 
 
 class StableDiffusion:
-    """See runners.families.Family."""
+    """See runners.families.family.Family."""
 
-    name = "stable_diffusion"
-    max_prompt_length = 2000
-    """Characters. The text encoder reads 77 tokens, about 350 characters, and ignores the rest."""
-
-    def __init__(self, pipe: Any, defaults: Defaults) -> None:
-        """Around a loaded StableDiffusionPipeline. Raises UnusableModel."""
-        if pipe.unet.config.time_cond_proj_dim is not None:
-            raise UnusableModel("this UNet takes its guidance as an input (a consistency model): not supported.")
-        size = pipe.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+    def __init__(self, pipe: Any, facts: ModelFacts) -> None:
+        """Around a loaded StableDiffusionPipeline."""
         self.pipe = pipe
-        self.size_multiple = int(pipe.vae_scale_factor)
-        self.width = defaults.width or int(width * pipe.vae_scale_factor)
-        self.height = defaults.height or int(height * pipe.vae_scale_factor)
-        self.steps = defaults.steps or 30
-        self.guidance_scale = 7.5 if defaults.guidance_scale is None else defaults.guidance_scale
-        self.max_pixels = 4 * self.width * self.height
-        self.schedulers = schedulers.names_for(pipe.scheduler)
-        self._rgb = previews.LatentRgb(defaults.latent_rgb or previews.STABLE_DIFFUSION, self._channels)
+        self._channels = facts.latent_channels
 
-    @property
-    def _channels(self) -> int:
-        return int(self.pipe.unet.config.in_channels)
-
-    def encode(self, request: RunRequest) -> Conditioning:
+    def encode(self, inputs: Inputs) -> Conditioning:
         """Prompt and negative prompt through the text encoder; guidance of 1 or less means no negative half."""
+        request = inputs.request
         guided = request.guidance_scale > 1
         positive, negative = self.pipe.encode_prompt(
             request.prompt, self.pipe.device, 1, guided, request.negative_prompt if guided else None
@@ -55,9 +36,10 @@ class StableDiffusion:
             request.guidance_scale,
         )
 
-    def begin(self, request: RunRequest, conditioning: Conditioning, seed: int) -> Sample:
+    def begin(self, inputs: Inputs, conditioning: Conditioning) -> Sample:
         """Noise of (1, channels, height / 8, width / 8) from a CPU generator: the same on every device."""
-        generator = torch.Generator("cpu").manual_seed(seed)
+        request = inputs.request
+        generator = torch.Generator("cpu").manual_seed(inputs.seed)
         scheduler = schedulers.make(request.scheduler, self.pipe.scheduler)
         scheduler.set_timesteps(request.steps, device=self.pipe.device)
         factor = self.pipe.vae_scale_factor
@@ -79,8 +61,8 @@ class StableDiffusion:
         scaled = [sample.scheduler.scale_model_input(sample.latents, sample.timestep) for sample in samples]
         return predict(samples, scaled, self._forward)
 
-    def _forward(self, latents: Tensor, timesteps: Tensor, inputs: Inputs) -> Tensor:
-        noise: Tensor = self.pipe.unet(latents, timesteps, **inputs, return_dict=False)[0]
+    def _forward(self, latents: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
+        noise: Tensor = self.pipe.unet(latents, timesteps, **conditions, return_dict=False)[0]
         return noise
 
     def decode(self, sample: Sample) -> Image:
@@ -90,6 +72,6 @@ class StableDiffusion:
         image: Image = self.pipe.image_processor.postprocess(pixels, output_type="pil")[0]
         return image
 
-    def preview(self, sample: Sample) -> Image:
-        """One pixel per latent. Early on it is mostly noise."""
-        return self._rgb.image(sample.latents[0])
+    def latents(self, sample: Sample) -> Tensor:
+        """See Family."""
+        return sample.latents[0]

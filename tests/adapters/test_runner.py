@@ -1,7 +1,7 @@
 """What every Runner promises: on the twin, and over HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
@@ -13,6 +13,7 @@ from adapters.memory_runner import MemoryRunner
 from adapters.runner_client import HttpRunner, runner_session
 from infra.local.ports import free_ports
 from tasks.errors import (
+    InvalidRequest,
     OutOfMemory,
     RunnerBusy,
     RunnerLoading,
@@ -20,13 +21,16 @@ from tasks.errors import (
     TaskError,
     UnknownLora,
 )
-from tasks.frames import Frame, encode
 from tasks.ports import RunnerClient
-from tasks.run import RunRequest
+from tasks.runner_api import FRAMES, Accepted, Decoder, End, Error, Frame, Input, RunRequest, Step, encode
 from tests.support.world import card
 
 Serve = Callable[[Callable[[web.Request], object]], object]
-ACCEPTED = encode("accepted", waiting=0)
+ACCEPTED = encode(Accepted(waiting=0))
+
+
+BAD_STEP = b"\0\0\0\x1e\0\0\0\0" + b'{"kind":"step","step":"first"} '
+UNKNOWN = b"\0\0\0\x12\0\0\0\0" + b'{"kind":"thought"}'
 
 
 def request(task_id: str = "1", **more: object) -> RunRequest:
@@ -53,10 +57,13 @@ async def serve() -> AsyncIterator[Callable[..., object]]:
     """Starts a server with this `POST /run`; its runner."""
     async with AsyncExitStack() as stack:
 
-        async def start(run: Callable[[web.Request], object]) -> HttpRunner:
+        async def start(
+            run: Callable[[web.Request], object], pages: Mapping[str, Callable[[web.Request], object]] | None = None
+        ) -> HttpRunner:
             app = web.Application()
             app.router.add_post("/run", run)  # type: ignore[arg-type]
-            app.router.add_get("/card", _card)
+            for path, page in (pages or {}).items():
+                app.router.add_get(path, page)  # type: ignore[arg-type]
             server = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
             await server.setup()
             stack.push_async_callback(server.cleanup)
@@ -78,11 +85,11 @@ def over_http(twin: MemoryRunner) -> Callable[[web.Request], object]:
                 async for frame in stream:
                     if not answer.prepared:
                         await answer.prepare(asked)
-                    await answer.write(encode(frame.kind, frame.payload, **frame.header))
-            except (RunnerBusy, RunnerLoading) as error:
+                    await answer.write(encode(frame))
+            except (RunnerBusy, RunnerLoading, InvalidRequest) as error:
                 return web.json_response(error.problem(), status=error.status)
             except TaskError as error:
-                await answer.write(encode("error", code=error.code(), message=error.detail))
+                await answer.write(encode(Error(code=error.code(), message=error.detail)))
         return answer
 
     return run
@@ -94,7 +101,11 @@ async def pair(request: pytest.FixtureRequest, serve: Callable[..., object]) -> 
     twin = MemoryRunner(card(), SystemClock(), step_seconds=0.01)
     if request.param == "memory":
         return twin, twin
-    return await serve(over_http(twin)), twin  # type: ignore[misc]
+
+    async def models(_: web.Request) -> web.Response:
+        return web.Response(body=(await twin.describe()).model_dump_json())
+
+    return await serve(over_http(twin), {"/models": models}), twin  # type: ignore[misc]
 
 
 async def test_an_attempt_streams_its_steps_its_pictures_and_an_end(
@@ -114,8 +125,55 @@ async def test_an_attempt_streams_its_steps_its_pictures_and_an_end(
     assert all(frame.payload for frame in seen if frame.kind == "image")
 
 
-async def test_a_runner_says_what_it_can_do(pair: tuple[RunnerClient, MemoryRunner]) -> None:
-    assert await pair[0].card() == card()
+async def test_a_runner_describes_its_models_and_itself(pair: tuple[RunnerClient, MemoryRunner]) -> None:
+    assert (await pair[0].describe()).served() == {"sd-mini": card()}
+
+
+async def test_a_runner_that_still_loads_describes_a_model_that_takes_no_tasks(
+    pair: tuple[RunnerClient, MemoryRunner],
+) -> None:
+    runner, twin = pair
+    twin.loading = True
+    description = await runner.describe()
+    assert description.capabilities["sd-mini"].steps == card().steps
+    assert description.status.models["sd-mini"].loaded is False
+    assert description.served() == {}
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_an_older_runner_is_described_by_its_card(serve: Callable[..., object], status: int) -> None:
+    async def older(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=card().model_dump_json())
+
+    runner = await serve(_silent, {"/card": older})  # type: ignore[misc]
+    if status == 503:
+        with pytest.raises(RunnerLoading):
+            await runner.describe()
+    else:
+        assert (await runner.describe()).served() == {"sd-mini": card()}
+
+
+async def test_inputs_travel_as_frames_before_the_answer(serve: Callable[..., object]) -> None:
+    received: list[Frame] = []
+
+    async def run(asked: web.Request) -> web.StreamResponse:
+        assert asked.content_type == FRAMES
+        received.extend(Decoder().feed(await asked.read()))
+        return await _stream(asked, ACCEPTED + encode(End()))
+
+    runner = await serve(run)  # type: ignore[misc]
+    asked = request(inputs=["image", "mask"])
+    files = [Input(name=name, content_type="image/png", payload=name.encode() * 9) for name in asked.inputs]
+    async with aclosing(runner.run(asked, files)) as stream:
+        assert [frame.kind async for frame in stream] == ["accepted", "end"]
+    first, *rest = received
+    assert RunRequest.model_validate_json(first.payload) == asked
+    assert rest == files
+
+
+async def test_a_runner_that_takes_no_inputs_refuses_them(pair: tuple[RunnerClient, MemoryRunner]) -> None:
+    with pytest.raises(InvalidRequest, match="takes no inputs"):
+        await frames(pair[0], request(inputs=["image"]))
 
 
 async def test_a_full_runner_takes_nothing_more(
@@ -159,8 +217,8 @@ async def test_closing_the_stream_cancels_the_attempt(
     assert twin.dropped == ["1"]
 
 
-async def _card(_: web.Request) -> web.Response:
-    return web.Response(body=card().model_dump_json())
+async def _silent(_: web.Request) -> web.Response:
+    raise AssertionError
 
 
 async def _stream(asked: web.Request, data: bytes, then: float = 0.0) -> web.StreamResponse:
@@ -171,7 +229,9 @@ async def _stream(asked: web.Request, data: bytes, then: float = 0.0) -> web.Str
     return answer
 
 
-@pytest.mark.parametrize("data", [ACCEPTED, ACCEPTED + b"\xff" * 8, ACCEPTED + encode("step", step=1)[:-1]])
+@pytest.mark.parametrize(
+    "data", [ACCEPTED, ACCEPTED + b"\xff" * 8, ACCEPTED + encode(Step(step=1, steps=2))[:-1], ACCEPTED + BAD_STEP]
+)
 async def test_a_stream_without_its_end_means_the_runner_is_lost(serve: Callable[..., object], data: bytes) -> None:
     async def cut_off(asked: web.Request) -> web.StreamResponse:
         return await _stream(asked, data)
@@ -206,7 +266,7 @@ async def test_an_accepted_task_may_take_longer_than_accepting_it(
 
     async def slow(asked: web.Request) -> web.StreamResponse:
         answer = await _stream(asked, ACCEPTED, then=0.5)
-        await answer.write(encode("end"))
+        await answer.write(UNKNOWN + encode(End()))
         return answer
 
     assert [frame.kind for frame in await frames(await serve(slow), request())] == [
@@ -231,4 +291,4 @@ async def test_a_runner_that_is_not_there_is_lost() -> None:
         with pytest.raises(RunnerLost):
             await frames(runner, request())
         with pytest.raises(RunnerLost):
-            await runner.card()
+            await runner.describe()

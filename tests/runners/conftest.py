@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
-from tasks.run import RunRequest
+from tasks.runner_api import End, Frame, Image, RunRequest, Step
 
 FAMILIES = ("sd-mini", "flux-mini")
 SCHEDULER = {"sd-mini": "ddim", "flux-mini": "flow_euler"}
@@ -60,31 +60,31 @@ class Bench:
     def submit(self, request: RunRequest, at_step: dict[int, Callable[[], None]] | None = None) -> "Ran":
         ran = Ran()
 
-        def emit(kind: str, payload: bytes = b"", **header: Any) -> None:
-            if kind == "step" and at_step and header["step"] in at_step:
-                at_step[header["step"]]()
-            ran.queue.put((kind, header, payload))
+        def emit(frame: Frame) -> None:
+            if isinstance(frame, Step) and at_step and frame.step in at_step:
+                at_step[frame.step]()
+            ran.queue.put(frame)
 
         ran.job = self.engine.submit(request, emit)
         return ran
 
 
 class Ran:
-    """What a task was told."""
+    """One task at the engine, and the frames of its answer."""
 
     def __init__(self) -> None:
-        self.queue: Queue[tuple[str, dict[str, Any], bytes]] = Queue()
+        self.queue: Queue[Frame] = Queue()
         self.job: Any = None
 
-    def frames(self) -> list[tuple[str, dict[str, Any], bytes]]:
-        """Every frame until `end`."""
-        told = []
-        while not told or told[-1][0] != "end":
-            told.append(self.queue.get(timeout=60))
-        return told
+    def frames(self) -> list[Frame]:
+        """Every frame until End."""
+        frames: list[Frame] = []
+        while not frames or not isinstance(frames[-1], End):
+            frames.append(self.queue.get(timeout=60))
+        return frames
 
     def picture(self) -> bytes:
-        return next(payload for kind, _, payload in self.frames() if kind == "image")
+        return next(frame.payload for frame in self.frames() if isinstance(frame, Image))
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -11,7 +11,7 @@ from PIL import Image
 from runners.families.flux import TRUE_CFG_SCALE
 from runners.families.schedulers import SAMPLERS, make
 from tasks.errors import RunnerBusy
-from tasks.run import RunRequest
+from tasks.runner_api import Error, RunRequest, Step
 from tests.runners.conftest import Bench, Ran
 
 
@@ -97,7 +97,7 @@ def test_a_cancel_midway_leaves_the_neighbours_picture_and_takes_no_further_step
         {1: lambda: gone.append(bench.submit(goes)), 4: lambda: gone[0].job.cancel()},
     )
     assert_same(bench, ran, stays)
-    steps = [header["step"] for kind, header, _ in list(gone[0].queue.queue) if kind == "step"]
+    steps = [frame.step for frame in list(gone[0].queue.queue) if isinstance(frame, Step)]
     assert steps
     assert max(steps) <= 4
     assert bench.engine.load() == (0, 0)
@@ -160,9 +160,10 @@ def test_a_row_of_nan_fails_alone(bench: Bench) -> None:
 
     ran = bench.submit(good, {1: lambda: broken.append(bench.submit(bad)), 4: poison})
     assert_same(bench, ran, good)
-    told = broken[0].frames()
-    assert [kind for kind, _, _ in told][-2:] == ["error", "end"]
-    assert told[-2][1]["code"] == "broken_picture"
+    frames = broken[0].frames()
+    assert [frame.kind for frame in frames][-2:] == ["error", "end"]
+    assert isinstance(frames[-2], Error)
+    assert frames[-2].code == "broken_picture"
 
 
 def test_what_is_beyond_budget_and_waiting_list_is_refused_at_once(
@@ -174,4 +175,4 @@ def test_what_is_beyond_budget_and_waiting_list_is_refused_at_once(
         for _ in range(20):
             taken.append(bench.submit(big))
     assert len(taken) <= 9
-    assert all(one.frames()[-1][1]["images"] == 1 for one in taken)
+    assert all(one.frames()[-1].images == 1 for one in taken)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A runner that is told to end: it takes nothing more, says so, and finishes what it took."""
+"""A runner that shuts down refuses new tasks at once and finishes the ones it accepted."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ import uvicorn
 from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
-from tasks.frames import Decoder, Frame
+from tasks.runner_api import Decoder, Frame
 from tests.runners.test_server import body, until
 
 
@@ -32,8 +32,8 @@ class Served:
         return asyncio.run_coroutine_threadsafe(self.app.state.leave(), self.loop)
 
     def refuses(self) -> bool:
-        """Whether all that could bring it a task says so."""
-        asked = (httpx.get(f"{self.url}/card"), httpx.get(f"{self.url}/readyz"))
+        """Whether every address that could bring it a task refuses."""
+        asked = [httpx.get(f"{self.url}{path}") for path in ("/card", "/models", "/readyz")]
         ran = httpx.post(f"{self.url}/run", json=body())
         return all((one.status_code, one.json()["code"]) == (503, "runner_loading") for one in (*asked, ran))
 
@@ -83,7 +83,7 @@ def test_it_refuses_new_tasks_at_once_and_finishes_its_own(cache: Path) -> None:
         assert httpx.get(f"{runner.url}/livez").status_code == 200
 
 
-def test_what_does_not_end_within_the_grace_is_given_back(cache: Path) -> None:
+def test_a_task_that_does_not_end_within_the_grace_fails_as_runner_loading(cache: Path) -> None:
     with served(cache, grace=0.2) as runner:
         decoder, frames = Decoder(), list[Frame]()
         left: Any = None
@@ -94,4 +94,4 @@ def test_what_does_not_end_within_the_grace_is_given_back(cache: Path) -> None:
                 left = left or runner.leave()
         left.result(30)
         assert [frame.kind for frame in frames[-2:]] == ["error", "end"]
-        assert frames[-2].header["code"] == "runner_loading"
+        assert frames[-2].code == "runner_loading"  # type: ignore[union-attr]

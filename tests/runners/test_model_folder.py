@@ -1,11 +1,12 @@
-"""A folder that cannot be run is one sentence that names the folder and the file."""
+"""A folder that cannot be used is refused with one sentence that names the folder and the file."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from runners.model_folder import UnusableModel, inspect
+from runners.families import UnusableModel
+from runners.model_folder import inspect
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A runner as its consumer meets it: real HTTP, real frames."""
+"""A runner over real HTTP, with real frames."""
 
 import json
 import socket
@@ -18,8 +18,8 @@ from PIL import Image
 from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
-from tasks.frames import Decoder, Frame
-from tasks.run import RunnerCard
+from tasks.capabilities import RunnerDescription, ServedModel
+from tasks.runner_api import Decoder, End, Error, Frame, Preview, RunRequest, Step
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -85,16 +85,18 @@ def run(url: str, **more: Any) -> list[Frame]:
         return [frame for data in answer.iter_raw() for frame in decoder.feed(data)]
 
 
-def card(url: str) -> RunnerCard:
-    return RunnerCard.model_validate_json(httpx.get(f"{url}/card").content)
+def card(url: str) -> ServedModel:
+    return ServedModel.model_validate_json(httpx.get(f"{url}/card").content)
 
 
-def test_a_task_is_told_from_accepted_to_end_step_by_step(runner: str) -> None:
+def test_a_task_is_reported_from_accepted_to_end_step_by_step(runner: str) -> None:
     frames = run(runner)
     assert [frame.kind for frame in frames] == ["accepted", "started", *["step"] * 4, "image", "end"]
-    assert [(f.header["step"], f.header["steps"]) for f in frames if f.kind == "step"] == [(n, 4) for n in range(1, 5)]
-    assert frames[-1].header["images"] == 1
-    assert frames[-1].header["seconds_generating"] > 0
+    assert [(f.step, f.steps) for f in frames if isinstance(f, Step)] == [(n, 4) for n in range(1, 5)]
+    end = frames[-1]
+    assert isinstance(end, End)
+    assert end.images == 1
+    assert end.seconds_generating > 0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -135,6 +137,7 @@ def test_what_the_model_cannot_do_is_refused_with_its_code(runner: str) -> None:
         ({"scheduler": "nope"}, "unknown_scheduler"),
         ({"steps": 0}, "invalid_request"),
         ({"seed": "x"}, "invalid_request"),
+        ({"inputs": ["image"]}, "invalid_request"),
     ]:
         answer = httpx.post(f"{runner}/run", json=body(**more))
         assert (answer.status_code, answer.json()["code"]) == (422, code)
@@ -160,13 +163,59 @@ def test_a_full_runner_says_so_at_once(runner: str) -> None:
 def test_a_task_that_runs_too_long_ends_with_an_error_frame(runner: str) -> None:
     frames = run(runner, steps=150, max_runtime=0.05)
     assert [frame.kind for frame in frames][-2:] == ["error", "end"]
-    assert frames[-2].header["code"] == "ran_too_long"
+    assert isinstance(frames[-2], Error)
+    assert frames[-2].code == "ran_too_long"
+
+
+def test_a_task_that_requires_an_unknown_field_is_left_to_a_newer_runner(runner: str) -> None:
+    answer = httpx.post(f"{runner}/run", json=body(requires=["mask"]))
+    assert answer.json()["code"] == "not_understood"
+    assert "mask" in answer.json()["detail"]
+    assert run(runner, requires=[])[-1].kind == "end"
 
 
 def test_previews_come_when_asked_for(runner: str) -> None:
-    previews = [frame for frame in run(runner, preview=True) if frame.kind == "preview"]
+    previews = [frame for frame in run(runner, preview=True) if isinstance(frame, Preview)]
     assert previews
+    assert previews[0].step == 1
     assert Image.open(BytesIO(previews[0].payload)).format == "JPEG"
+    assert not [frame for frame in run(runner) if isinstance(frame, Preview)]
+
+
+def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path) -> None:
+    from runners.engine import Engine
+    from runners.loading import load
+
+    time_now = [0.0]
+    steps, previews, ended = [], [], threading.Event()
+    first: list[bytes] = []
+
+    def emit(frame: Frame) -> None:
+        if isinstance(frame, Step):
+            steps.append(frame.step)
+            time_now[0] += 0.4
+        elif isinstance(frame, Preview):
+            previews.append(frame)
+            first.append(preview_of(job.samples[0]))
+        elif isinstance(frame, End):
+            ended.set()
+
+    def preview_of(sample: Any) -> bytes:
+        from runners.previews import jpeg, render
+
+        matrix = model.facts.latent_rgb
+        assert matrix is not None
+        return jpeg(render(model.family.latents(sample), matrix))
+
+    model = load(inspect(cache, "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
+    engine = Engine(model, lambda: time_now[0])
+    with engine._change:  # the engine starts once `job` is known
+        job = engine.submit(RunRequest.model_validate(body(steps=9, num_images=2, preview=True)), emit)
+    assert ended.wait(60)
+    engine.close(5)
+    assert steps == list(range(1, 10))
+    assert [frame.step for frame in previews] == [1, 4, 7]
+    assert [frame.payload for frame in previews] == first
 
 
 def test_the_card_says_what_can_be_asked(runner: str) -> None:
@@ -174,6 +223,12 @@ def test_the_card_says_what_can_be_asked(runner: str) -> None:
     assert (told.model, told.aliases, told.loras) == ("sd-mini", ("stable-diffusion-v1-5",), ("night", "outline"))
     assert told.seconds_per_megapixel_step > 0
     assert "ai_image_gen_runner_batch_rows" in httpx.get(f"{runner}/metrics").text
+
+
+def test_models_and_card_agree_on_a_loaded_model(runner: str) -> None:
+    description = RunnerDescription.model_validate_json(httpx.get(f"{runner}/models").content)
+    assert description.status.models["sd-mini"].loaded
+    assert description.served() == {"sd-mini": card(runner)}
 
 
 def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> None:
@@ -189,7 +244,7 @@ def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> Non
 
     bench.model.family.predict = short_of_memory  # type: ignore[method-assign]
     ran = [bench.submit(bench.request(seed=seed)) for seed in (1, 2, 3)]
-    assert all([kind for kind, _, _ in one.frames()][-2:] == ["image", "end"] for one in ran)
+    assert all([frame.kind for frame in one.frames()][-2:] == ["image", "end"] for one in ran)
     bench.engine.close(5)
 
 
@@ -210,26 +265,30 @@ def test_a_lora_made_for_another_model_is_not_offered(
 def test_a_quantized_runner_says_so_and_still_draws(cache: Path) -> None:
     from time import monotonic
 
-    from runners.capabilities import warm_up_request
-    from runners.engine import Engine, warm_up
+    from runners.engine import Engine
     from runners.loading import load
+    from runners.warm_up import warm_up, warm_up_request
 
     settings = Settings(runner_device="cpu", acceleration_quantization="int8")  # type: ignore[call-arg]
     model = load(inspect(cache, "flux-mini"), settings)
     assert model.acceleration["quantization"] == "int8"
     engine = Engine(model, monotonic)
-    warm_up(engine, [warm_up_request(model, 2)])
+    warm_up(engine, [warm_up_request(model.facts, 2)])
     engine.close(5)
 
 
 def test_a_runner_that_still_loads_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastapi.testclient import TestClient
 
-    from runners.server import Runner
+    from runners.server import ModelServer
 
-    monkeypatch.setattr(Runner, "start", lambda self, failed: None)
+    monkeypatch.setattr(ModelServer, "start", lambda self, failed: None)
     settings = Settings(model_name="sd-mini", model_cache_dir=cache)  # type: ignore[call-arg]
     with TestClient(build_app(inspect(cache, "sd-mini"), settings)) as client:
         for answer in (client.post("/run", json=body()), client.get("/card"), client.get("/readyz")):
             assert (answer.status_code, answer.json()["code"]) == (503, "runner_loading")
         assert client.get("/livez").status_code == 200
+        description = RunnerDescription.model_validate_json(client.get("/models").content)
+        assert description.capabilities["sd-mini"].loras == ("night", "outline")
+        assert not description.status.models["sd-mini"].loaded
+        assert description.served() == {}

@@ -13,16 +13,16 @@ from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.consume.consumer import Consumer, build_consumer
 from tasks.accept import accept
+from tasks.capabilities import ServedModel
 from tasks.events import CancelRequested, Event, Outcome, Started, parse_event
 from tasks.log import Place
-from tasks.run import RunnerCard
 from tasks.task import GenerateRequest, Task
 
 SETTINGS = Settings()
 LANES = SETTINGS.lane_names
 
 
-def card(model: str = "sd-mini", **more: object) -> RunnerCard:
+def card(model: str = "sd-mini", **more: object) -> ServedModel:
     """A runner card with room for two default pictures at once."""
     fields: dict[str, object] = {
         "model": model,
@@ -43,7 +43,7 @@ def card(model: str = "sd-mini", **more: object) -> RunnerCard:
         "pixel_budget": 2 * 64 * 64,
         "seconds_per_megapixel_step": 10.0,
     }
-    return RunnerCard.model_validate(fields | more)
+    return ServedModel.model_validate(fields | more)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     store: MemoryStore = field(default_factory=MemoryStore)
     runners: dict[str, MemoryRunner] = field(default_factory=dict)
-    cards: dict[str, RunnerCard] = field(default_factory=dict)
+    cards: dict[str, ServedModel] = field(default_factory=dict)
     """By model: what a submit is checked against."""
     consumers: list[Running] = field(default_factory=list)
     settings: Settings = SETTINGS
@@ -93,7 +93,7 @@ class World:
         self.add_runner()
 
     def add_runner(
-        self, url: str = "memory://1", capabilities: RunnerCard | None = None, **more: object
+        self, url: str = "memory://1", capabilities: ServedModel | None = None, **more: object
     ) -> MemoryRunner:
         """One more runner, of these capabilities or of those of `card`."""
         capabilities = capabilities or card(**more)  # type: ignore[arg-type]

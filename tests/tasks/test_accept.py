@@ -3,12 +3,12 @@
 import pytest
 
 from tasks.accept import accept
+from tasks.capabilities import ServedModel
 from tasks.errors import TaskError
-from tasks.run import RunnerCard
 from tasks.task import GenerateRequest, Task, seed_of
 
 LANES = ("p.online_task", "p.batch_task")
-CARD = RunnerCard(
+CARD = ServedModel(
     model="flux-mini",
     family="flux",
     aliases=("flux-1-dev",),
@@ -33,7 +33,7 @@ CARD = RunnerCard(
 TASK_ID = "0" * 32
 
 
-def accepted(card: RunnerCard = CARD, **body: object) -> Task:
+def accepted(card: ServedModel = CARD, **body: object) -> Task:
     request = GenerateRequest.model_validate({"model_name": "flux-mini", "prompt": "a red circle"} | body)
     return accept(request, task_id=TASK_ID, cards={card.model: card}, lanes=LANES, created_at=1.0)
 

@@ -6,21 +6,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from config.settings import Settings
-from runners.capabilities import warm_up_request
-from runners.engine import Engine, warm_up
+from runners.batch import Emit
+from runners.engine import Engine
 from runners.loading import Model, load
 from runners.model_folder import inspect
+from runners.warm_up import warm_up, warm_up_request
 from tasks.errors import RunnerBusy
-from tasks.run import RunRequest
+from tasks.runner_api import End, Frame, RunRequest, Step
 from tools.bench.stage import percentile, row, title
 from tools.miniatures.build import build_minis
 
@@ -37,10 +36,10 @@ def measure() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         build_minis(Path(folder))
         model = load(inspect(Path(folder), "sd-mini"), Settings(runner_device="cpu"))
-    one = model.family.width * model.family.height
+    one = model.facts.width * model.facts.height
     engines = {rows: Engine(_with_room(model, rows * one), time.monotonic) for rows in (1, 4)}
     for engine in engines.values():
-        warm_up(engine, [warm_up_request(model, STEPS)])
+        warm_up(engine, [warm_up_request(model.facts, STEPS)])
     # In turns, twice, so that other load on the machine affects both alike.
     speeds: dict[int, list[float]] = {1: [], 4: []}
     for _ in range(2):
@@ -58,7 +57,7 @@ def measure() -> None:
         times[rows] = [end - came for end, came in zip(ended, arrivals, strict=True)]
     for engine in engines.values():
         engine.close(0)
-    title(f"engine, {model.family.width}x{model.family.height}, {STEPS} steps, 1 thread")
+    title(f"engine, {model.facts.width}x{model.facts.height}, {STEPS} steps, 1 thread")
     row("", "1 at a time", "room for 4", "ratio")
     row(
         "pictures a second, all submitted at once",
@@ -89,10 +88,10 @@ def _serve(engine: Engine, model: Model, arrivals: list[float]) -> list[float]:
     ended: dict[int, float] = {}
     change = threading.Condition()
 
-    def emit(number: int, kind: str, payload: bytes = b"", **_: Any) -> None:
-        if kind in ("end", "step"):
+    def emit(number: int, frame: Frame) -> None:
+        if isinstance(frame, Step | End):
             with change:
-                if kind == "end":
+                if isinstance(frame, End):
                     ended[number] = time.monotonic() - began
                 change.notify()
 
@@ -110,7 +109,7 @@ def _serve(engine: Engine, model: Model, arrivals: list[float]) -> list[float]:
     return [ended[number] for number in range(len(arrivals))]
 
 
-def _taken(engine: Engine, request: RunRequest, emit: Callable[..., None]) -> bool:
+def _taken(engine: Engine, request: RunRequest, emit: Emit) -> bool:
     try:
         engine.submit(request, emit)
     except RunnerBusy:
@@ -119,4 +118,4 @@ def _taken(engine: Engine, request: RunRequest, emit: Callable[..., None]) -> bo
 
 
 def _request(model: Model, number: int) -> RunRequest:
-    return warm_up_request(model, STEPS).model_copy(update={"task_id": f"{number:032x}", "seed": number})
+    return warm_up_request(model.facts, STEPS).model_copy(update={"task_id": f"{number:032x}", "seed": number})

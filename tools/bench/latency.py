@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from infra.local.process import Process
-from tasks.run import RunRequest
+from tasks.runner_api import RunRequest
 from tools.bench.stage import percentile, quantiles, row, stack, title
 from tools.bench.stub_runner import MODEL
 

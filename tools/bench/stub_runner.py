@@ -8,13 +8,13 @@ import sys
 import time
 
 from aiohttp import web
-from PIL import Image
+from PIL import Image as Picture
 
-from tasks.frames import encode
-from tasks.run import RunnerCard, RunRequest
+from tasks.capabilities import ServedModel
+from tasks.runner_api import Accepted, End, Image, RunRequest, Started, Step, encode
 
 MODEL = "stub"
-CARD = RunnerCard(
+CARD = ServedModel(
     model=MODEL,
     family="stable_diffusion",
     width=64,
@@ -37,7 +37,7 @@ CARD = RunnerCard(
 
 def _picture() -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(out, "PNG")
+    Picture.new("RGB", (64, 64)).save(out, "PNG")
     return out.getvalue()
 
 
@@ -52,13 +52,15 @@ def main() -> None:
         arrived[run_request.task_id] = at
         answer = web.StreamResponse()
         await answer.prepare(request)
-        await answer.write(encode("accepted", waiting=0))
-        await answer.write(encode("started", queued_seconds=0.0))
-        await answer.write(encode("step", step=1, steps=1))
+        await answer.write(encode(Accepted()))
+        await answer.write(encode(Started()))
+        await answer.write(encode(Step(step=1, steps=1)))
         await answer.write(
-            encode("image", picture, index=0, content_type="image/png", width=64, height=64, seed=run_request.seed)
+            encode(
+                Image(index=0, content_type="image/png", width=64, height=64, seed=run_request.seed, payload=picture)
+            )
         )
-        await answer.write(encode("end", seconds_loading=0.0, seconds_generating=0.0, images=1, acceleration={}))
+        await answer.write(encode(End(seconds_loading=0.0, seconds_generating=0.0, images=1)))
         return answer
 
     async def card(_: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from config.settings import load_settings
 from runners import server
 from runners.families.stable_diffusion import StableDiffusion
+from runners.metrics import RunnerMetrics
 from runners.model_folder import inspect
 
 
@@ -19,10 +20,10 @@ def main() -> None:
     """Serve until killed."""
     ticks: list[tuple[float, float]] = []
     spans: dict[str, list[tuple[float, float]]] = {"decode": [], "encode": []}
-    tick = server.RunnerMetrics.tick
+    tick = RunnerMetrics.tick
 
     @functools.wraps(tick)
-    def timed_tick(self: server.RunnerMetrics, rows: int, seconds: float) -> None:
+    def timed_tick(self: RunnerMetrics, rows: int, seconds: float) -> None:
         ended = time.monotonic()
         ticks.append((ended - seconds, ended))
         tick(self, rows, seconds)
@@ -42,7 +43,7 @@ def main() -> None:
     async def trace(_: Request) -> JSONResponse:
         return JSONResponse({"ticks": ticks, **spans})
 
-    server.RunnerMetrics.tick = timed_tick  # type: ignore[method-assign]
+    RunnerMetrics.tick = timed_tick  # type: ignore[method-assign]
     for name in spans:
         timed(name)
     settings = load_settings()

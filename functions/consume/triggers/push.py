@@ -20,12 +20,12 @@ from config.settings import Settings
 from functions.consume.attempt import Attempt
 from functions.consume.consumer import Consumer, build_consumer
 from functions.consume.runner_pool import Slot
+from tasks.capabilities import ServedModel
 from tasks.errors import NotUnderstood, StartedTooLate
 from tasks.events import Outcome
 from tasks.log import Record
 from tasks.ports import Clock, TaskLog
 from tasks.reading import CardRead, TaskRead, Unreadable, read_record
-from tasks.run import RunnerCard
 from tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class PushConsumer:
         self._task_log = task_log
         self._clock = clock
         self._not_understood_wait = not_understood_wait
-        self._cards: dict[str, RunnerCard] = {}
+        self._cards: dict[str, ServedModel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Event()
         self.lanes = lanes

@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
+from tasks.capabilities import RunnerDescription
 from tasks.errors import GenerationFailed, OutOfMemory
 from tasks.retry import MAX_TRIES
-from tasks.run import RunnerCard
 from tests.support.world import card, world
 
 LONG = {"steps": 100}
@@ -131,11 +131,11 @@ async def test_a_busy_runner_costs_no_try():
     async with world() as w:
         runner = w.add_runner(pixel_budget=64 * 64)
 
-        async def roomy() -> RunnerCard:
-            return card(pixel_budget=9 * 64 * 64)
+        async def roomy() -> RunnerDescription:
+            return RunnerDescription.of_served(card(pixel_budget=9 * 64 * 64))
 
-        # The card promises more room than there is, as when another consumer's tasks fill the runner.
-        runner.card = roomy  # type: ignore[method-assign]
+        # The description promises more room than there is, as when another consumer's tasks fill the runner.
+        runner.describe = roomy  # type: ignore[method-assign]
         await w.start()
         blocker = [await w.submit(image_params=LONG) for _ in range(2)]
         task = await w.submit()

@@ -8,9 +8,8 @@ import pytest
 from adapters.clock import settle
 from adapters.memory_runner import MemoryRunner
 from tasks.events import Released
-from tasks.frames import Frame
 from tasks.retry import MAX_TRIES
-from tasks.run import RunRequest
+from tasks.runner_api import Frame, RunRequest
 from tests.support.world import World, world
 
 LONG = {"steps": 100}

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from tasks.capabilities import RunnerDescription, ServedModel
 from tasks.errors import QueueUnavailable, RunnerLost, StoreUnavailable, TaskError
 from tasks.events import Event, Outcome
-from tasks.frames import Frame
 from tasks.log import Assigned, Delivery, Partition, Place, Record, Records, Revoked
 from tasks.ports import Clock, GroupMember, ImageStore, RunnerClient, TaskLog
 from tasks.preview import Preview
-from tasks.run import RunnerCard, RunRequest
+from tasks.runner_api import Frame, Input, RunRequest
 from tasks.task import Task
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class FatedLog:
     def emit_preview(self, preview: Preview) -> None:
         self._fate.tell("emit preview", lambda: None if self._fate.mute else self._log.emit_preview(preview))
 
-    async def append_card(self, card: RunnerCard) -> None:
+    async def append_card(self, card: ServedModel) -> None:
         await self._fate.call("append card", lambda: self._log.append_card(card), QueueUnavailable)
 
     async def dead_letter(self, record: Record, reason: str) -> None:
@@ -234,12 +234,12 @@ class FatedRunner:
     def url(self) -> str:
         return self._runner.url
 
-    async def card(self) -> RunnerCard:
-        return await self._fate.call("card", self._runner.card, RunnerLost)
+    async def describe(self) -> RunnerDescription:
+        return await self._fate.call("describe", self._runner.describe, RunnerLost)
 
-    async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
+    async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         await self._fate.call("run", _nothing, RunnerLost)
-        frames = self._fate.stream(lambda frame: f"frame {frame.kind}", self._runner.run(request), RunnerLost)
+        frames = self._fate.stream(lambda frame: f"frame {frame.kind}", self._runner.run(request, inputs), RunnerLost)
         async with aclosing(frames):
             async for frame in frames:
                 yield frame

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from adapters.clock import ManualClock, settle
 from adapters.memory_log import DEAD_LETTERS, MemoryLog
-from adapters.memory_runner import _picture
+from adapters.memory_runner import _file
 from functions.consume.consumer import build_consumer
 from tasks.lease import LEASE_SECONDS
 from tasks.outcome_json import outcome_key
-from tasks.run import RunRequest
+from tasks.runner_api import RunRequest
 from tasks.task import Task
 from tests.proofs.crash.ports import Fate, FatedClock, FatedLog, FatedRunner, FatedStore, Mode, Point
 from tests.proofs.crash.story import CARDS, CARDS_BEFORE, POISON, Expected, MoodyRunner, tell
@@ -192,7 +192,7 @@ class Day(World):
         if outcome.status not in expected.ends:
             wrong.append(f"ended {outcome.status}")
         wanted = task.image_params.num_images if outcome.status == "completed" else 0
-        drawn = [_picture(request, n) for request in self.requests(task)[:1] for n in range(wanted)]
+        drawn = [_file(request, n) for request in self.requests(task)[:1] for n in range(wanted)]
         if [self.store.objects[image.key] for image in outcome.images] != drawn:
             wrong.append(f"its pictures are not the {wanted} that were drawn for it")
         given_back = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))

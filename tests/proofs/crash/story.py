@@ -1,15 +1,15 @@
 """One day in the life of a queue with everything in it, told once, for twins and for real servers alike."""
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.memory_runner import MemoryRunner
+from tasks.capabilities import ServedModel
 from tasks.errors import GenerationFailed, RunnerBusy
-from tasks.frames import Frame
 from tasks.ports import Clock
-from tasks.run import RunnerCard, RunRequest
+from tasks.runner_api import Frame, Input, RunRequest
 from tasks.task import Lora, Task
 from tests.support.world import card
 
@@ -105,16 +105,16 @@ async def tell(house: House) -> dict[str, Expected]:
 class MoodyRunner(MemoryRunner):
     """Fails as the prompt tells it to."""
 
-    def __init__(self, card: RunnerCard, clock: Clock) -> None:
+    def __init__(self, card: ServedModel, clock: Clock) -> None:
         super().__init__(card, clock, STEP_SECONDS, f"memory://{card.model}")
         self._refused: set[str] = set()
 
-    async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
+    async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         if request.prompt == "busy once" and request.task_id not in self._refused:
             self._refused.add(request.task_id)
             raise RunnerBusy
         fails = request.prompt == "fails always" or (request.attempt == 1 and request.prompt == "fails once")
-        async for frame in super().run(request):
+        async for frame in super().run(request, inputs):
             if fails and frame.kind == "step":
                 raise GenerationFailed("It was told to.")
             yield frame

@@ -78,7 +78,7 @@ async def test_the_points_are_the_same_every_day_and_cover_every_call_a_consumer
         *("delivery of records", "delivery of assigned", "delivery of revoked"),
         *("emit started", "emit progress", "append released", "append outcome", "append card", "dead letter", "commit"),
         *("put image", "put outcome", "get outcome"),
-        *("card", "run", "frame accepted", "frame started", "frame step", "frame image", "frame end", "sleep"),
+        *("describe", "run", "frame accepted", "frame started", "frame step", "frame image", "frame end", "sleep"),
     }
 
 

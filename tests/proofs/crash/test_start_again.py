@@ -1,13 +1,13 @@
 """What a consumer writes again when it is restarted, and what it must not. On twins."""
 
 from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS
-from tasks.run import RunnerCard
+from tasks.capabilities import ServedModel
 from tests.support.world import World, world
 
 
 def published(w: World) -> list[int]:
     """How many runners of sd-mini there were, by every card in the log."""
-    return [RunnerCard.model_validate_json(record.value).runners for record in w.broker.topics[CARDS][0]]
+    return [ServedModel.model_validate_json(record.value).runners for record in w.broker.topics[CARDS][0]]
 
 
 async def test_a_model_whose_runners_left_before_the_start_is_published_without_runners() -> None:

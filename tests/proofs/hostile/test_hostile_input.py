@@ -7,7 +7,7 @@ from math import nan
 
 import pytest
 
-from tasks.run import RunnerCard
+from tasks.capabilities import ServedModel
 from tests.proofs.hostile import fuzz, fuzz_openapi
 from tests.support.world import card
 
@@ -47,7 +47,7 @@ async def test_news_with_numbers_that_cannot_be_stops_nobody(what: str) -> None:
     event, told = NEWS[what]
     service = fuzz.Service()
     await service.open()
-    body = json.dumps(told.model_dump()).encode() if isinstance(told, RunnerCard) else told
+    body = json.dumps(told.model_dump()).encode() if isinstance(told, ServedModel) else told
     await fuzz.put_news(service, event, body)
     await service.works()
     await service.close()

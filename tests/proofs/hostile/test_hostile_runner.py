@@ -1,10 +1,10 @@
-"""A runner's own door, and what a consumer makes of a runner that has lost its mind."""
+"""Hostile requests to a runner, and a consumer whose runner answers with random bytes."""
 
 import asyncio
 import itertools
 import json
 import struct
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from config.settings import Settings
 from runners.model_folder import inspect
 from runners.server import build_app
 from tasks.errors import ERRORS, RunnerLost
-from tasks.frames import BrokenFrame, Decoder, Frame
-from tasks.run import RunRequest
+from tasks.runner_api import BrokenFrame, Decoder, Frame, Input, RunRequest, encode
 from tests.proofs.hostile import hostile
 from tests.support.world import world
 
@@ -37,6 +36,7 @@ FIELDS = (
     "metadata",
     "preview",
     "max_runtime",
+    "inputs",
     "x",
 )
 seeded = hypothesis.settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -80,7 +80,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRunner]:
         door.close()
 
 
-def told(answer: httpx.Response) -> list[str]:
+def kinds(answer: httpx.Response) -> list[str]:
     decoder = Decoder()
     return [frame.kind for frame in decoder.feed(answer.content)]
 
@@ -92,14 +92,14 @@ def test_whatever_is_sent_to_a_runner_it_refuses_or_ends_and_goes_on(door: Serve
     def sent(body: bytes, headers: list[tuple[str, str]]) -> None:
         answer = door.ask("POST", "/run", body, headers)
         if answer.status_code == 200:
-            assert told(answer)[-1] == "end"
+            assert kinds(answer)[-1] == "end"
         else:
             assert answer.status_code < 500
             assert answer.json()["code"] in ERRORS
 
     sent()
     good = "{" + ",".join(f'"{name}":{value}' for name, value in GOOD.items()) + "}"
-    assert told(door.ask("POST", "/run", good.encode())) == ["accepted", "started", "step", "image", "end"]
+    assert kinds(door.ask("POST", "/run", good.encode())) == ["accepted", "started", "step", "image", "end"]
 
 
 def test_a_body_far_too_large_is_not_read_to_its_end(door: ServedRunner) -> None:
@@ -166,23 +166,23 @@ def _frame(kind: str, header: dict[str, Any], body: bytes) -> bytes:
 @hypothesis.settings(seeded, max_examples=1000)
 @given(data=frames(), cuts=st.lists(st.integers(1, 64), max_size=10))
 def test_bytes_that_are_no_frames_are_told_apart_from_frames(data: bytes, cuts: list[int]) -> None:
-    decoder, found = Decoder(), []
+    decoder, read = Decoder(), list[Frame]()
     try:
         for start, end in itertools.pairwise([0, *itertools.accumulate(cuts), len(data)]):
-            found += decoder.feed(data[start:end])
+            read += decoder.feed(data[start:end])
     except BrokenFrame:
         return
-    assert all(isinstance(frame.kind, str) for frame in found)
+    assert all(list(Decoder().feed(encode(frame))) == [frame] for frame in read)
 
 
 def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
     class Mad:
-        """Answers what it is told to, in place of the twin's own answer."""
+        """Answers with the given bytes, in place of the twin's own answer."""
 
         def __init__(self) -> None:
             self.answer: bytes | None = None
 
-        async def run(self, request: RunRequest) -> AsyncGenerator[Frame, None]:
+        async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
             try:
                 for frame in Decoder().feed(self.answer or b""):
                     yield frame
@@ -206,7 +206,7 @@ def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
                     if w.status(task):
                         break
                 assert not consumer.work.done()
-                # A runner that never took it has cost it nothing: it waits for one that does.
+                # A runner that did not accept the task costs it no try: it waits for a runner that accepts it.
                 waits = w.status(task) is None
                 assert not waits or w.started(task) == []
                 w.runner.run = sane  # type: ignore[method-assign]

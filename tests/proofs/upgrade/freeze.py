@@ -21,8 +21,8 @@ from config.settings import Settings
 from tasks.accept import accept
 from tasks.errors import GenerationFailed
 from tasks.events import KINDS, CancelRequested, parse_event
-from tasks.frames import Decoder, encode
 from tasks.log import Record
+from tasks.runner_api import Accepted, End, Image, Preview, Started, Step, encode
 from tasks.task import GenerateRequest, Task, fingerprint
 from tests.support.world import LANES, World, card
 
@@ -123,17 +123,15 @@ def _first(events: list[Record], kind: str, task_id: str) -> Any:
 
 def _frames() -> list[str]:
     """What a runner streams, each frame as hex."""
-    picture = {"index": 0, "content_type": "image/webp", "width": 64, "height": 64, "seed": 7}
     frames = [
-        encode("accepted", waiting=0),
-        encode("started", queued_seconds=0.001),
-        encode("step", step=1, steps=6),
-        encode("preview", b"jpeg", step=1),
-        encode("image", b"webp", **picture),
-        encode("end", seconds_loading=0.01, seconds_generating=0.5, images=1, acceleration={"compile": "off"}),
+        Accepted(waiting=0),
+        Started(queued_seconds=0.001),
+        Step(step=1, steps=6),
+        Preview(step=1, payload=b"jpeg"),
+        Image(index=0, content_type="image/webp", width=64, height=64, seed=7, payload=b"webp"),
+        End(seconds_loading=0.01, seconds_generating=0.5, images=1, acceleration={"compile": "off"}),
     ]
-    assert len(list(Decoder().feed(b"".join(frames)))) == len(frames)
-    return [frame.hex() for frame in frames]
+    return [encode(frame).hex() for frame in frames]
 
 
 def _view(path: Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from adapters.kafka_commit_times import metadata_ms
+from tasks.capabilities import ServedModel
 from tasks.events import parse_event
-from tasks.frames import Decoder
-from tasks.run import RunnerCard, RunRequest
+from tasks.runner_api import Decoder, RunRequest
 from tasks.task import GenerateRequest, TaskRecord
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -41,7 +41,7 @@ MODELS: Mapping[str, Callable[[bytes], Any]] = {
     "task": TaskRecord.model_validate_json,
     "task_by_hand": TaskRecord.model_validate_json,
     "task_with_defaults": TaskRecord.model_validate_json,
-    "card": RunnerCard.model_validate_json,
+    "card": ServedModel.model_validate_json,
     "run_request": RunRequest.model_validate_json,
     "started": _event,
     "progress": _event,

@@ -1,6 +1,7 @@
 """Old and future records through a whole service on twins."""
 
 import json
+import struct
 import uuid
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from adapters.clock import settle
 from adapters.memory_log import CARDS, EVENTS
 from tasks.events import Outcome
+from tasks.runner_api import Decoder
 from tasks.task import Task
 from tests.proofs.upgrade.reading import FROM_THE_FUTURE, VERSIONS, read, sample, samples, with_more
 from tests.support.gateway_world import world as gateways
@@ -143,11 +145,15 @@ async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeyp
         run = w.runner.run
 
         async def newer(request: Any) -> Any:
+            decoder = Decoder()
             async for frame in run(request):
-                frame.header["acceleration"] = {"cache": {"kind": "new"}}
-                frame.header[FROM_THE_FUTURE] = 1
-                yield type(frame)("a_kind_from_the_future", {})
-                yield frame
+                fields = {"kind": frame.kind, **frame.model_dump()} | {FROM_THE_FUTURE: 1}
+                if frame.kind == "end":
+                    fields["acceleration"] = {"cache": {"kind": "new"}}
+                for header, payload in (({"kind": "a_kind_from_the_future"}, b"?"), (fields, frame.payload)):
+                    head = json.dumps(header).encode()
+                    for read_frame in decoder.feed(struct.pack(">II", len(head), len(payload)) + head + payload):
+                        yield read_frame
 
         monkeypatch.setattr(w.runner, "run", newer)
         await w.start()

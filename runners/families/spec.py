@@ -1,0 +1,131 @@
+"""What is known of an architecture without torch, and what follows from it for the model of one folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from runners.families import schedulers
+
+Matrix = tuple[tuple[float, float, float], ...]
+"""One row (red, green, blue) per latent channel, and optionally one more row, the bias."""
+
+
+class UnusableModel(Exception):
+    """The model cannot be run. The message is one sentence for the person who installed it."""
+
+
+class Defaults(BaseModel):
+    """`defaults.json` of a model's folder: the values that suit this model better than those of its family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+    true_cfg_scale: float | None = None
+    latent_rgb: Matrix | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilySpec:
+    """The facts of one architecture. A family is one of these in `FAMILIES` and the class that `code` names.
+
+    `code` is the "module:Class" of the part that needs torch (see `runners.families.family.Family`), which is imported
+    when a model of the family is loaded. `denoiser` is the attribute of the pipeline that predicts the noise, and
+    `without` names the parts of the pipeline that are never loaded.
+    """
+
+    name: str
+    code: str
+    denoiser: str
+    gpu_dtype: str
+    """The torch dtype on an accelerator; on a CPU every model runs in float32."""
+    steps: int
+    guidance_scale: float
+    max_prompt_length: int
+    """Characters. The text encoder reads fewer tokens than the prompt may have."""
+    size: int | None = None
+    """Default width and height in pixels. None: the denoiser's own `sample_size`."""
+    patch: int = 1
+    """Latents along one side of a token. Sizes are multiples of it times the VAE's scale."""
+    max_default_images: int = 4
+    """The largest image has so many times the pixels of the default size."""
+    latent_rgb: Matrix | None = None
+    """Maps latents to colors for previews. None: the family makes none."""
+    samplers: tuple[str, ...] = ()
+    """The names in `schedulers.SAMPLERS` that a request may choose beside the model's own scheduler."""
+    own_sampler: str = schedulers.OWN
+    """The name of the model's own scheduler if it is none of `samplers`."""
+    negative_prompt: bool = True
+    inputs: tuple[str, ...] = ()
+    """The names of the files that a request may bring, for example `image`."""
+    without: tuple[str, ...] = ()
+    load_options: Mapping[str, Any] = field(default_factory=dict)
+    """More options of the pipeline's `from_pretrained`."""
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the denoiser's config.json that must not be set, and why."""
+
+    def facts(self, configs: Mapping[str, Mapping[str, Any]], defaults: Defaults) -> "ModelFacts":
+        """What follows for a model. `configs` holds the config.json of each part of its pipeline, by the part's name.
+
+        Raises UnusableModel.
+        """
+        denoiser, vae = configs.get(self.denoiser), configs.get("vae")
+        if denoiser is None or vae is None:
+            raise UnusableModel(f"the model has no part {self.denoiser if denoiser is None else 'vae'!r}.")
+        for key, sentence in self.refusals.items():
+            if denoiser.get(key) is not None:
+                raise UnusableModel(sentence)
+        try:
+            scale = 2 ** (len(vae["block_out_channels"]) - 1)
+            channels = int(denoiser["in_channels"]) // self.patch**2
+            height, width = (self.size, self.size) if self.size else _native_size(denoiser["sample_size"], scale)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnusableModel(f"a config.json lacks a usable value: {error}.") from error
+        matrix = defaults.latent_rgb or self.latent_rgb
+        if matrix is not None and len(matrix) not in (channels, channels + 1):
+            raise UnusableModel(
+                f"latent_rgb has {len(matrix)} rows; it takes {channels}, or {channels + 1} with a bias."
+            )
+        width, height = defaults.width or width, defaults.height or height
+        own = str(configs.get("scheduler", {}).get("_class_name", ""))
+        return ModelFacts(
+            spec=self,
+            defaults=defaults,
+            width=width,
+            height=height,
+            size_multiple=scale * self.patch,
+            max_pixels=self.max_default_images * width * height,
+            steps=defaults.steps or self.steps,
+            guidance_scale=self.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale,
+            schedulers=schedulers.names_for(own, self.samplers, self.own_sampler),
+            latent_channels=channels,
+            latent_rgb=matrix,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a model is, from its folder alone. Sizes in pixels. Its own scheduler is the first of `schedulers`."""
+
+    spec: FamilySpec
+    defaults: Defaults
+    width: int
+    height: int
+    size_multiple: int
+    max_pixels: int
+    steps: int
+    guidance_scale: float
+    schedulers: tuple[str, ...]
+    latent_channels: int
+    latent_rgb: Matrix | None
+
+
+def _native_size(sample_size: Any, scale: int) -> tuple[int, int]:
+    """(height, width) in pixels of a denoiser's `sample_size`, which is in latents: one number or two."""
+    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+    return int(height) * scale, int(width) * scale
