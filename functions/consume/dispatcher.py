@@ -222,7 +222,7 @@ class Dispatcher:
                     self._queues.move(entry.task_id, TaskState(status="running"))
                     continue
                 params = known.task.image_params
-                slot = self._pool.take(model, params.width * params.height * params.num_images)
+                slot = self._pool.take(model, params.pixels)
                 if slot is None:
                     break
                 self._start(known.task, known.partition, known.state, slot)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from bentos.build import model_folders
 from config.settings import load_settings
-from infra.local.processes import aliases_for, miniatures_to_build, port, ports, process_table
+from infra.local.processes import miniatures_to_build, port, ports, process_table, stand_ins_for
 from infra.local.servers import HOST
 from infra.local.supervisor import PartDied, Supervisor
 
@@ -111,7 +111,7 @@ async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoRet
     seconds = await supervisor.start()
     slowest = max(seconds, key=lambda name: seconds[name])
     base = f"http://localhost:{port('GATEWAY_PORT', 8000)}"
-    names = "".join(f"; {name} is answered by {mini}" for name, mini in aliases_for(models).items())
+    names = "".join(f"; {name} is answered by {mini}" for name, mini in stand_ins_for(models).items())
     body = json.dumps({"model_name": models[0], "prompt": "a red circle on a blue background"})
     say(
         "run",

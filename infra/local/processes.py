@@ -25,7 +25,7 @@ GATEWAY_PORT, CONSUMER_PORT, KAFKA_PORT, CONTROLLER_PORT, S3_PORT, FIRST_RUNNER_
 )
 
 
-def aliases_for(models: Sequence[str]) -> dict[str, str]:
+def stand_ins_for(models: Sequence[str]) -> dict[str, str]:
     """Name and the miniature that answers to it, for each model that is not there."""
     return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
 
@@ -65,7 +65,7 @@ def process_table(settings: Settings, home: Path, models: Sequence[str], missing
     """
     kafka = Kafka(home / "kafka", port("KAFKA_PORT", KAFKA_PORT), port("KAFKA_CONTROLLER_PORT", CONTROLLER_PORT))
     s3 = S3(home / "s3", port("S3_PORT", S3_PORT))
-    aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
+    stand_ins = ",".join(f"{name}={mini}" for name, mini in stand_ins_for(models).items())
     shared = {
         **s3.env,
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
@@ -89,7 +89,7 @@ def process_table(settings: Settings, home: Path, models: Sequence[str], missing
         [Part("models", _making(settings.model_cache_dir), grace=1)] if missing else [],
         [
             _service(home, f"runner.{model}", "bentos.runner:RunnerService", number, {
-                **shared, "MODEL_NAME": model, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"
+                **shared, "MODEL_NAME": model, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"
             }, after=("models",) if model in missing else ())
             for model, number in runners.items()
         ],
