@@ -1,4 +1,4 @@
-"""Time: the machine's, and one that tests turn by hand."""
+"""The clocks: that of the machine, and its twin, which tests advance by hand."""
 
 import asyncio
 import heapq
@@ -7,26 +7,26 @@ import time
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the machine. See Clock."""
 
     def now(self) -> float:
         """Unix seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds since a fixed moment; never goes back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for so many seconds."""
         await asyncio.sleep(seconds)
 
 
 class ManualClock:
-    """A clock that stands still until `advance` turns it; sleepers wake in order."""
+    """A clock that stands still until a test advances it. Sleepers wake in the order of their times. See Clock."""
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
-        """Stands at `start` (Unix seconds)."""
+        """Starts at `start` (Unix seconds)."""
         self._start = start
         self._elapsed = 0.0
         self._count = itertools.count()
@@ -37,17 +37,17 @@ class ManualClock:
         return self._start + self._elapsed
 
     def monotonic(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the start."""
         return self._elapsed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been turned that far."""
+        """Wait until the clock has advanced by so many seconds."""
         woken = asyncio.Event()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._count), woken))
         await woken.wait()
 
     async def advance(self, seconds: float) -> None:
-        """Turn the clock, waking each sleeper at its time and letting what it starts settle."""
+        """Advance the clock step by step: wake each sleeper at its time, then let everything it starts settle."""
         end = self._elapsed + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             self._elapsed, _, woken = heapq.heappop(self._sleepers)
@@ -57,13 +57,13 @@ class ManualClock:
         await settle()
 
     def stall(self, seconds: float) -> None:
-        """Turn the clock while everything stands still, as for a process that was stopped: who should have woken
-        meanwhile wakes with the next `advance`."""
+        """Advance the clock without waking anybody, as for a process that was stopped. The sleepers whose time has come
+        wake at the next `advance`."""
         self._elapsed += seconds
         self._sleepers = sorted((max(at, self._elapsed), count, woken) for at, count, woken in self._sleepers)
 
 
 async def settle(turns: int = 50) -> None:
-    """Let everything that is ready on the event loop run."""
+    """Let the event loop run everything that is ready, for so many turns."""
     for _ in range(turns):
         await asyncio.sleep(0)

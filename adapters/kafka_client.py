@@ -1,4 +1,4 @@
-"""What every Kafka client of ours shares: its settings, and one log line when the brokers go and one when they come."""
+"""What every Kafka client of a process shares: its settings, and the knowledge whether Kafka is available."""
 
 import logging
 from typing import Any
@@ -7,59 +7,67 @@ from confluent_kafka import KafkaError
 
 from config.settings import Settings, kafka_config
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._MSG_TIMED_OUT, KafkaError._AUTHENTICATION, KafkaError._SSL)
-"""No connection, one that nobody answers, or one that is refused."""
+_NO_CONNECTION = (
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+)
+"""Errors of a connection that cannot be made, that does not answer, or that the broker refuses."""
 
 
 class Connectivity:
-    """Whether the brokers are away; says so once, and once that they are back.
+    """Whether Kafka is available, as all clients of this process see it. Logs one line when it becomes unavailable and
+    one when it is available again.
 
-    An error alone is no proof: librdkafka calls all brokers down also where an idle connection was closed.
+    An error alone does not prove an outage: librdkafka also reports "all brokers down" when a broker closes an idle
+    connection. So an error only raises a suspicion. One thread then asks a broker, and its answer decides.
     """
 
     def __init__(self) -> None:
-        """Assumes they are there."""
-        self.away = False
-        self.answers = 0
-        """How often something came through."""
-        self._doubt = ""
+        """Kafka counts as available until a broker was asked and did not answer."""
+        self.unavailable = False
+        self.successes = 0
+        """How many answers have arrived from a broker."""
+        self._suspicion = ""
 
     @property
-    def doubted(self) -> bool:
-        """Whether somebody should ask the brokers, and say `works` or `fails`."""
-        return bool(self._doubt)
+    def suspected(self) -> bool:
+        """Whether an error was reported after the last success, so that a broker must be asked."""
+        return bool(self._suspicion)
 
-    def error(self, error: KafkaError) -> None:
-        """A client could not reach something; librdkafka calls this about twenty times a second while it lasts."""
-        if error.code() in _AWAY:
-            self._doubt = error.str()
+    def report_error(self, error: KafkaError) -> None:
+        """A client reports an error. During an outage librdkafka calls this about twenty times a second."""
+        if error.code() in _NO_CONNECTION:
+            self._suspicion = error.str()
 
-    def works(self) -> None:
-        """Something came through."""
-        self.answers += 1
-        self._doubt = ""
-        if self.away:
-            self.away = False
-            log.info("kafka is back")
+    def report_success(self) -> None:
+        """A broker answered."""
+        self.successes += 1
+        self._suspicion = ""
+        if self.unavailable:
+            self.unavailable = False
+            logger.info("Kafka is available again")
 
-    def fails(self, answers: int) -> None:
-        """The brokers were asked, when there had been so many answers, and did not answer."""
-        if self._doubt and not self.away and answers == self.answers:
-            self.away = True
-            log.warning("kafka is away: %s", self._doubt)
+    def report_no_answer(self, successes_before: int) -> None:
+        """A broker was asked and did not answer. `successes_before` is the value of `successes` when it was asked: if
+        any answer has arrived since, this one proves nothing."""
+        if self._suspicion and not self.unavailable and successes_before == self.successes:
+            self.unavailable = True
+            logger.warning("Kafka is unavailable: %s", self._suspicion)
 
 
-def client_config(settings: Settings, outage: Connectivity, **more: Any) -> dict[str, Any]:
-    """The librdkafka settings of a client; what KAFKA_CONFIG_* says wins."""
-    quiet = logging.getLogger("librdkafka")
-    quiet.setLevel(logging.CRITICAL)
+def client_config(settings: Settings, connectivity: Connectivity, **more: Any) -> dict[str, Any]:
+    """The librdkafka settings of a client. The settings KAFKA_CONFIG_* override all others."""
+    silent = logging.getLogger("librdkafka")
+    silent.setLevel(logging.CRITICAL)
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "client.id": "ai-image-gen",
-        "error_cb": outage.error,
-        "logger": quiet,
+        "error_cb": connectivity.report_error,
+        "logger": silent,
         "socket.keepalive.enable": True,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,

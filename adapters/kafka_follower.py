@@ -1,4 +1,4 @@
-"""Reading Kafka outside the group: everything, as a gateway does, or the events of partitions that are another's."""
+"""Reading Kafka without a group: the whole log, or the events of some partitions."""
 
 import time
 from collections.abc import Mapping
@@ -11,21 +11,24 @@ from config.settings import Settings
 from tasks.log import Partition, Records
 
 
-class Follower(Reader):
-    """Reads every partition of everything, in no group."""
+class LogFollower(Reader):
+    """Reads every partition of everything. See LogReader.follow."""
 
-    def __init__(self, settings: Settings, outage: Connectivity, offsets: Mapping[tuple[str, Partition], int]) -> None:
-        """From `offsets`, else where the group stands, else VIEW_HOURS back."""
-        super().__init__(settings, outage)
+    def __init__(
+        self, settings: Settings, connectivity: Connectivity, offsets: Mapping[tuple[str, Partition], int]
+    ) -> None:
+        """`offsets`: where to start, by (topic, partition), as far as the caller knows."""
+        super().__init__(settings, connectivity)
         self._offsets = offsets
 
     def _read(self) -> None:
         cards = self._cards_reader()
         consumer = self._consumer()
         try:
-            starts = self._persistently(lambda: self._starts(consumer))
+            starts = self._until_answered(lambda: self._starts(consumer))
+            previews = self._until_answered(lambda: self._preview_ends(consumer))
             self._put(Records((), {(tp.topic, tp.partition): tp.offset for tp in starts}))
-            consumer.assign(starts)
+            consumer.assign([*starts, *previews])
             while not self._stop.is_set():
                 self._hand_over(self._poll(consumer))
                 self._hand_over(self._poll(cards, 0))
@@ -34,36 +37,46 @@ class Follower(Reader):
             cards.close()
 
     def _starts(self, consumer: Consumer) -> list[TopicPartition]:
+        """Where each partition is read from: the caller's offset, else for a lane the consumers' commit, else for
+        events the first record of the last VIEW_HOURS. Raises KafkaException while a topic is missing."""
         events = self._settings.topic("events")
         topics = consumer.list_topics(timeout=CALL_SECONDS).topics
-        wanted = [
+        partitions = [
             TopicPartition(topic, partition)
             for topic in (events, *self._settings.lane_names)
             if topic in topics and topics[topic].error is None
             for partition in topics[topic].partitions
         ]
-        if len({tp.topic for tp in wanted}) < 1 + len(self._settings.lane_names):
+        if len({tp.topic for tp in partitions}) < 1 + len(self._settings.lane_names):
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-        lanes = [tp for tp in wanted if tp.topic != events]
+        lanes = [tp for tp in partitions if tp.topic != events]
         committed = {(tp.topic, tp.partition): tp.offset for tp in consumer.committed(lanes, timeout=CALL_SECONDS)}
-        since = int(time.time() * 1000) - int(self._settings.view_hours * 3_600_000)
-        asked = [TopicPartition(tp.topic, tp.partition, since) for tp in wanted if tp.topic == events]
-        timed = {(tp.topic, tp.partition): tp.offset for tp in consumer.offsets_for_times(asked, timeout=CALL_SECONDS)}
-        for tp in wanted:
+        since_ms = int(time.time() * 1000) - int(self._settings.view_hours * 3_600_000)
+        times = [TopicPartition(tp.topic, tp.partition, since_ms) for tp in partitions if tp.topic == events]
+        recent = {(tp.topic, tp.partition): tp.offset for tp in consumer.offsets_for_times(times, timeout=CALL_SECONDS)}
+        for tp in partitions:
             key = (tp.topic, tp.partition)
-            found = self._offsets.get(key, committed.get(key, timed.get(key, OFFSET_BEGINNING)))
+            start = self._offsets.get(key, committed.get(key, recent.get(key, OFFSET_BEGINNING)))
             low, high = consumer.get_watermark_offsets(tp, timeout=CALL_SECONDS)
-            # Retention may have overtaken an offset, or the topic been made anew: nothing would be read to move it.
-            tp.offset = high if found == OFFSET_END else found if low <= found <= high else low
-        return wanted
+            # Retention may have deleted the record at this offset, or the topic was created anew. From an offset
+            # outside the log nothing would be read, so the position would never reach the end.
+            tp.offset = high if start == OFFSET_END else start if low <= start <= high else low
+        return partitions
+
+    def _preview_ends(self, consumer: Consumer) -> list[TopicPartition]:
+        """The ends of the previews topic. None if the topic is missing, as before an upgrade is provisioned."""
+        name = self._settings.topic("previews")
+        topic = consumer.list_topics(timeout=CALL_SECONDS).topics.get(name)
+        partitions = () if topic is None or topic.error is not None else topic.partitions
+        return [TopicPartition(name, partition, OFFSET_END) for partition in partitions]
 
 
-class Listener(Reader):
-    """Reads the events of some partitions."""
+class EventsReader(Reader):
+    """Reads the events of some partitions, also of those that another process owns. See LogReader.read_events."""
 
-    def __init__(self, settings: Settings, outage: Connectivity, offsets: Mapping[Partition, int]) -> None:
-        """From these offsets."""
-        super().__init__(settings, outage)
+    def __init__(self, settings: Settings, connectivity: Connectivity, offsets: Mapping[Partition, int]) -> None:
+        """`offsets`: where to start, by partition."""
+        super().__init__(settings, connectivity)
         self._offsets = offsets
 
     def _read(self) -> None:

@@ -1,61 +1,62 @@
-"""Reading Kafka: a thread that polls without pause and hands runs of records to the event loop.
+"""Reading Kafka: a thread that polls without pause and passes batches of records to the event loop.
 
-A Consumer belongs to its thread, so commits are left for that thread to make. Everything is read ahead; a bounded queue
-between thread and loop is the only back-pressure.
+A Consumer belongs to the thread that polls it: any call from another thread waits until that poll returns. So commits
+are noted for that thread to send. The thread reads ahead as fast as it can, because a paused partition takes up to a
+second to resume; the bounded queue between thread and event loop is the only back-pressure.
 """
 
 import asyncio
 import contextlib
 import logging
-import operator
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from adapters.kafka_client import Connectivity, client_config
+from adapters.kafka_record import record_kinds, to_record
 from config.settings import Settings
-from tasks.log import Delivery, Place, Record, RecordKind, Records
+from tasks.log import Delivery, Records
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_RUN = 500
-"""Records handed over at once: some 10 ms of work for who takes them."""
-_QUEUED_RUNS = 8
+_BATCH_RECORDS = 500
+"""The largest batch: about 10 ms of work for the event loop that takes it."""
+_QUEUED_BATCHES = 8
 _POLL_SECONDS = 0.05
+_RETRY_SECONDS = 0.5
 CALL_SECONDS = 5.0
+"""How long one request to a broker may take."""
 HANDOVER_SECONDS = 10.0
+"""How long the thread waits for the event loop to take a revocation, and how long a close waits for the thread."""
 
 
 class Reader:
-    """The thread, and the queue out of it."""
+    """The thread and the queue. A reader is read once, through `deliveries` or `records`."""
 
-    def __init__(self, settings: Settings, outage: Connectivity) -> None:
+    def __init__(self, settings: Settings, connectivity: Connectivity) -> None:
+        """Nothing is started before the deliveries are read."""
         self._settings = settings
-        self._outage = outage
+        self._connectivity = connectivity
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop
         self._queue: asyncio.Queue[tuple[Delivery | BaseException, threading.Event]]
         self._thread = threading.Thread(target=self._work, name=type(self).__name__.lower(), daemon=True)
-        self._kinds: Mapping[str, RecordKind] = {
-            settings.topic("events"): "event",
-            settings.topic("models"): "card",
-            **dict.fromkeys(settings.lane_names, "task"),
-        }
+        self._kinds = record_kinds(settings)
 
     async def records(self) -> AsyncGenerator[Records, None]:
-        """What is read, for a reader that is in no group."""
+        """The records alone, for a reader without a group."""
         async with contextlib.aclosing(self.deliveries()) as deliveries:
             async for delivery in deliveries:
                 if isinstance(delivery, Records):
                     yield delivery
 
     async def deliveries(self) -> AsyncGenerator[Delivery, None]:
-        """What is read, and the reader's share of it. Closing it ends the thread."""
+        """See GroupMember. Closing the generator ends the thread; an error of the thread is raised here."""
         self._loop = asyncio.get_running_loop()
-        self._queue = asyncio.Queue(_QUEUED_RUNS)
+        self._queue = asyncio.Queue(_QUEUED_BATCHES)
         self._thread.start()
         try:
             while True:
@@ -74,22 +75,24 @@ class Reader:
                 self._queue.get_nowait()[1].set()
             await asyncio.sleep(0.01)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the thread."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(HANDOVER_SECONDS)
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, HANDOVER_SECONDS)
 
     def _work(self) -> None:
         try:
             self._read()
-        except Exception as error:  # noqa: BLE001 - the thread's last word: it is raised where the deliveries are read
+        except Exception as error:  # noqa: BLE001 - whatever ends the thread is raised by `deliveries`
             self._put(error)
 
     def _read(self) -> None:
+        """Read until `_stop` is set. Runs in the thread."""
         raise NotImplementedError
 
     def _put(self, delivery: Delivery | BaseException) -> threading.Event:
+        """Queue a delivery, waiting for room. The event is set when the event loop has dealt with it."""
         taken = threading.Event()
         future = asyncio.run_coroutine_threadsafe(self._queue.put((delivery, taken)), self._loop)
         while not self._stop.is_set():
@@ -104,7 +107,7 @@ class Reader:
         return Consumer(
             client_config(
                 self._settings,
-                self._outage,
+                self._connectivity,
                 **{
                     "group.id": self._settings.kafka_group,
                     "enable.auto.commit": False,
@@ -117,26 +120,27 @@ class Reader:
             )
         )
 
-    def _persistently(self, call: Callable[[], Any], client: Consumer | AdminClient | None = None) -> Any:
-        """Ask until the broker answers; `client` is who asks."""
+    def _until_answered(self, call: Callable[[], Any], client: Consumer | AdminClient | None = None) -> Any:
+        """Repeat the call until it succeeds or the reader is closed. `client` is the client that makes the call."""
         while not self._stop.is_set():
             try:
                 return call()
-            except (KafkaException, TimeoutError) as error:  # TimeoutError: a future of the admin client's
-                log.debug("kafka did not answer: %s", error)
+            except (KafkaException, TimeoutError) as error:  # TimeoutError: from a future of the admin client
+                logger.debug("Kafka did not answer, asking again: %s", error)
                 if client is not None:
-                    # A broker that was away leads with a new epoch, of which the client hears only when it asks.
+                    # A broker that was restarted leads its partitions under a new epoch. The client only learns the
+                    # epoch from fresh metadata, and until then every such call fails.
                     with contextlib.suppress(KafkaException):
                         client.list_topics(timeout=CALL_SECONDS)
-                self._stop.wait(0.5)
-        raise SystemExit
+                self._stop.wait(_RETRY_SECONDS)
+        raise SystemExit  # ends only this thread
 
     def _cards_reader(self) -> Consumer:
-        """A reader of all cards, after handing over those there are."""
+        """A consumer of the models topic, after all cards that are there now have been handed over."""
         topic = self._settings.topic("models")
         consumer = self._consumer()
-        # Asked before anything is fetched, since it would wait behind a fetch.
-        _, end = self._persistently(
+        # Ask before the consumer fetches: on the same connection the request would wait behind a long poll.
+        _, end = self._until_answered(
             lambda: consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=CALL_SECONDS)
         )
         consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
@@ -148,55 +152,23 @@ class Reader:
         return consumer
 
     def _poll(self, consumer: Consumer, timeout: float = _POLL_SECONDS) -> list[Message]:
+        """The next messages, at most a batch. Raises KafkaException if the client cannot recover from an error."""
         first = consumer.poll(timeout)
         if first is None:
             return []
-        messages = [first, *consumer.consume(_RUN - 1, timeout=0)]
-        good = []
-        for message in messages:
+        messages = []
+        for message in (first, *consumer.consume(_BATCH_RECORDS - 1, timeout=0)):
             error = message.error()
             if error is None:
-                good.append(message)
+                messages.append(message)
             elif error.fatal():
                 raise KafkaException(error)
             else:
-                log.debug("kafka: %s", error.str())
-        if good:
-            self._outage.works()
-        return good
+                logger.debug("Kafka reports an error, reading goes on: %s", error.str())
+        if messages:
+            self._connectivity.report_success()
+        return messages
 
     def _hand_over(self, messages: Sequence[Message]) -> None:
         if messages:
-            self._put(Records([self._record(message) for message in messages]))
-
-    def _record(self, message: Message) -> Record:
-        topic = message.topic() or ""
-        key = message.key()
-        return Record(
-            kind=self._kinds[topic],
-            place=Place(topic, message.partition() or 0, message.offset() or 0),
-            timestamp=message.timestamp()[1] / 1000,
-            key=key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key or ""),
-            value=_bytes(message.value()),
-            headers=_headers(message),
-        )
-
-
-# The client's answer for a header name that is no text is a list with a hole, and an error beside it. Called like this
-# the error is always seen; a plain call, once the interpreter has made it quick, steps into the hole: a segmentation
-# fault.
-_told_headers = operator.methodcaller("headers")
-
-
-def _headers(message: Message) -> dict[str, bytes]:
-    try:
-        return {name: _bytes(value) for name, value in _told_headers(message) or []}
-    except (UnicodeDecodeError, SystemError):
-        # The client tells none of them then, and nothing we do depends on one.
-        return {}
-
-
-def _bytes(value: object) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    return str(value).encode() if value is not None else b""
+            self._put(Records([to_record(message, self._kinds) for message in messages]))

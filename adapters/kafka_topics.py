@@ -1,4 +1,4 @@
-"""The topics: made where they are missing, refused where they cannot work."""
+"""The topics: creates the missing ones and refuses existing ones that cannot work together."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from config.settings import Settings
 
 _DAY_MS = 24 * 3600 * 1000
 _COMPACT = {
-    # The defaults (1 GiB segments, half dirty) would never compact topics as small as these.
+    # With Kafka's defaults (segments of 1 GiB, compaction when half is dirty) topics this small are never compacted.
     "segment.ms": "3600000",
     "min.cleanable.dirty.ratio": "0.1",
     "max.compaction.lag.ms": str(_DAY_MS),
@@ -20,24 +20,27 @@ _APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 _EVENTS = {"cleanup.policy": "compact,delete", "retention.ms": str(7 * _DAY_MS), **_COMPACT, **_APPEND_TIME}
 _LANE = {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS), **_APPEND_TIME}
 _MODELS = {"cleanup.policy": "compact", **_COMPACT}
-LARGEST = 2 * 1024**2
-"""Bytes of a dead letter: a lane takes the brokers' default of 1 MiB, and this is such a record with its reason."""
-_DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(LARGEST)}
+# Segments are deleted as a whole, and a segment in use is only closed when it is `segment.ms` old.
+_PREVIEWS = {"cleanup.policy": "delete", "retention.ms": "600000", "segment.ms": "60000", **_APPEND_TIME}
+LARGEST_RECORD = 2 * 1024**2
+"""The largest dead letter, in bytes: the largest record a lane takes (Kafka's default, 1 MiB), plus the headers."""
+_DEAD_LETTER = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(LARGEST_RECORD)}
 _WAIT_SECONDS = 15.0
 
 
 def create_topics(settings: Settings) -> None:
-    """Make every topic that is missing and wait until all are known. Exits with a sentence where topics that exist
-    cannot work together."""
-    wanted = dict.fromkeys(settings.lane_names, (settings.kafka_partitions, _LANE)) | {
+    """Create every missing topic and wait until the brokers list them all. Exits with a sentence if existing topics
+    cannot work together. Existing topics are not changed."""
+    topics = dict.fromkeys(settings.lane_names, (settings.kafka_partitions, _LANE)) | {
         settings.topic("events"): (settings.kafka_partitions, _EVENTS),
         settings.topic("models"): (1, _MODELS),
+        settings.topic("previews"): (settings.kafka_partitions, _PREVIEWS),
         settings.topic("dead_letter"): (1, _DEAD_LETTER),
     }
     admin = AdminClient(client_config(settings, Connectivity()))
     new = [
         NewTopic(name, num_partitions=count, replication_factor=settings.kafka_replication, config=dict(config))
-        for name, (count, config) in wanted.items()
+        for name, (count, config) in topics.items()
     ]
     for future in admin.create_topics(new, operation_timeout=_WAIT_SECONDS).values():
         try:
@@ -45,11 +48,11 @@ def create_topics(settings: Settings) -> None:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-    _check(settings, _wait_for(admin, wanted.keys()))
+    _check(settings, _wait_for(admin, topics.keys()))
 
 
 def partition_counts(admin: AdminClient, timeout: float) -> dict[str, int]:
-    """How many partitions each topic has."""
+    """The number of partitions of every topic, by full name."""
     topics = admin.list_topics(timeout=timeout).topics
     return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
@@ -63,7 +66,7 @@ def _wait_for(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
             return counts
         if time.monotonic() > deadline:
             raise SystemExit(
-                f"Kafka does not show the topics {', '.join(missing)} {_WAIT_SECONDS:g} s after making them."
+                f"Kafka does not list the topics {', '.join(missing)} {_WAIT_SECONDS:g} s after creating them."
             )
         time.sleep(0.05)
 
@@ -71,8 +74,8 @@ def _wait_for(admin: AdminClient, names: Iterable[str]) -> dict[str, int]:
 def _check(settings: Settings, counts: Mapping[str, int]) -> None:
     shared = {name: counts[name] for name in (*settings.lane_names, settings.topic("events"))}
     if len(set(shared.values())) > 1:
-        said = ", ".join(f"{name} has {count}" for name, count in shared.items())
+        differences = ", ".join(f"{name} has {count}" for name, count in shared.items())
         raise SystemExit(
-            f"All lanes and {settings.topic('events')} must have the same number of partitions, but {said}. "
-            "Delete the ones that are wrong, or choose another KAFKA_TOPIC_PREFIX."
+            f"All lanes and {settings.topic('events')} must have the same number of partitions, but {differences}. "
+            "Delete the topics with the wrong number, or choose another KAFKA_TOPIC_PREFIX."
         )

@@ -1,34 +1,45 @@
-"""The log's in-memory twin: one broker, shared by as many logs (processes) as a test needs."""
+"""The in-memory twin of the log: one broker, shared by as many logs (processes) as a test needs."""
 
 import asyncio
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 from tasks.capabilities import ServedModel
 from tasks.errors import QueueUnavailable
 from tasks.events import Event, event_key
 from tasks.log import Assigned, Delivery, Partition, Place, Record, RecordKind, Records, Revoked
 from tasks.ports import Clock
+from tasks.preview import Preview
 from tasks.task import Task
 
-EVENTS, CARDS, DEAD_LETTERS = "events", "models", "dead_letter"
-_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", CARDS: "card"}
+EVENTS, CARDS, PREVIEWS, DEAD_LETTERS = "events", "models", "previews", "dead_letter"
+_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", CARDS: "card", PREVIEWS: "preview"}
 
 
 class MemoryBroker:
-    """What every process sees: the topics, the committed offsets and the group. `down` refuses everybody."""
+    """What all processes share: the topics, the groups and their commits. While `down` is set, it refuses every call
+    and delivers nothing."""
 
-    def __init__(self, lanes: Sequence[str], clock: Clock, partitions: int = 4) -> None:
-        """Empty topics for these lanes."""
+    def __init__(
+        self, lanes: Sequence[str], clock: Clock, partitions: int = 4, consumers: str = "ai_image_gen.consumer"
+    ) -> None:
+        """Empty topics for these lanes. `consumers` is the consumers' group, from whose commits a follower starts."""
         self.lanes = tuple(lanes)
         self.clock = clock
         self.partitions = partitions
         self.topics: dict[str, dict[Partition, list[Record]]] = defaultdict(lambda: defaultdict(list))
-        self.committed: dict[tuple[str, Partition], int] = {}
-        self.members: list[MemoryLog] = []
+        self.groups: dict[str, list[MemoryMember]] = defaultdict(list)
+        self.commits: dict[str, dict[tuple[str, Partition], int]] = defaultdict(dict)
         self.down = False
+        self._consumers = consumers
         self._changed = asyncio.Event()
+
+    @property
+    def committed(self) -> dict[tuple[str, Partition], int]:
+        """The commits of the consumers' group, by (topic, partition)."""
+        return self.commits[self._consumers]
 
     def append(self, topic: str, partition: Partition, key: str, value: bytes, headers: Mapping[str, bytes]) -> Place:
         """Append one record. Raises QueueUnavailable while the broker is down."""
@@ -41,160 +52,216 @@ class MemoryBroker:
         self.wake()
         return place
 
+    def read(self, positions: dict[tuple[str, Partition], int]) -> list[Record]:
+        """Every record from these positions on, which are moved to the ends: cards first, then events, then lanes."""
+        if self.down:
+            return []
+        records: list[Record] = []
+        for topic, partition in sorted(positions, key=lambda key: (key[0] != CARDS, key[0] != EVENTS, key)):
+            new = self.topics[topic][partition][positions[topic, partition] :]
+            positions[topic, partition] += len(new)
+            records += new
+        return records
+
     def partition_of(self, key: str) -> Partition:
-        """Where a lane record of this key goes."""
+        """The partition of a lane record or a preview with this key."""
         return zlib.crc32(key.encode()) % self.partitions
 
-    def rebalance(self) -> None:
-        """Share the partitions out again, in contiguous ranges."""
-        for index, member in enumerate(self.members):
-            count = len(self.members)
-            low, high = (self.partitions * n // count for n in (index, index + 1))
+    def rebalance(self, group: str) -> None:
+        """Assign the partitions to the members of the group anew, in contiguous ranges."""
+        members = self.groups[group]
+        for index, member in enumerate(members):
+            count = 1 if CARDS in member.topics else self.partitions
+            low, high = (count * n // len(members) for n in (index, index + 1))
             member.reassign(frozenset(range(low, high)))
         self.wake()
 
     def wake(self) -> None:
-        """Let every reader look again."""
+        """Wake every waiting reader."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def changed(self) -> None:
-        """Wait until something was appended or shared out anew."""
+        """Wait until a record is appended or partitions are assigned."""
         await self._changed.wait()
 
 
+class MemoryMember:
+    """See GroupMember."""
+
+    def __init__(self, log: "MemoryLog", group: str, topics: Sequence[str], replayed: str | None) -> None:
+        """Joins when its deliveries are read."""
+        self.topics = tuple(topics)
+        self.assigned: frozenset[Partition] = frozenset()
+        self.withheld: frozenset[str] = frozenset()
+        """Topics whose records do not arrive for now, as for a member that lags behind."""
+        self._log = log
+        self._broker = log.broker
+        self._group = group
+        self._replayed = replayed
+        self._pending: list[Delivery] = []
+        self._positions: dict[tuple[str, Partition], int] = {}
+
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
+        """See GroupMember."""
+        members = self._broker.groups[self._group]
+        self._positions = {(CARDS, 0): 0} if self._replayed else {}
+        if cards := self._broker.read(self._positions):
+            yield Records(cards)
+        members.append(self)
+        self._broker.rebalance(self._group)
+        try:
+            while self in members:
+                if self._pending:
+                    yield self._pending.pop(0)
+                elif records := self._read():
+                    yield Records(records)
+                else:
+                    await self._broker.changed()
+        finally:
+            self.leave()
+
+    def reassign(self, partitions: frozenset[Partition]) -> None:
+        """Assign exactly these partitions to this member. The replayed topic is always read from its beginning."""
+        revoked, added = self.assigned - partitions, partitions - self.assigned
+        self.assigned = partitions
+        self._positions = {
+            (topic, p): at for (topic, p), at in self._positions.items() if topic not in self.topics or p not in revoked
+        }
+        if revoked:
+            self._pending.append(Revoked(revoked))
+        if added:
+            committed = self._broker.commits[self._group]
+            ends = {p: len(self._broker.topics[self._replayed][p]) if self._replayed else 0 for p in added}
+            self._pending.append(Assigned(ends))
+            self._positions |= {
+                (topic, p): 0 if topic == self._replayed else committed.get((topic, p), 0)
+                for topic in self.topics
+                for p in added
+            }
+
+    def commit(self, topic: str, partition: Partition, offset: int) -> None:
+        """See GroupMember. The commit is made at once."""
+        if partition in self.assigned and not self._broker.down and not self._log.muted:
+            committed = self._broker.commits[self._group]
+            committed[topic, partition] = max(offset, committed.get((topic, partition), 0))
+
+    def leave(self) -> None:
+        """Leave the group, as a closed or a dead process does."""
+        members = self._broker.groups[self._group]
+        if self in members:
+            members.remove(self)
+            self.assigned = frozenset()
+            self._pending.clear()
+            self._broker.rebalance(self._group)
+
+    async def close(self) -> None:
+        """See GroupMember."""
+        self.leave()
+
+    def _read(self) -> list[Record]:
+        positions = {key: at for key, at in self._positions.items() if key[0] not in self.withheld}
+        records = self._broker.read(positions)
+        self._positions |= positions
+        return records
+
+
 class MemoryLog:
-    """One process's log."""
+    """See TaskWriter and LogReader: the log of one process."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         """A client of the broker."""
         self.broker = broker
         self.events_topic = EVENTS
-        self.owned: frozenset[Partition] = frozenset()
-        self._muted = False
-        self._pending: list[Delivery] = []
-        self._positions: dict[tuple[str, Partition], int] = {}
+        self.members: list[MemoryMember] = []
+        self.muted = False
 
     async def append_task(self, task: Task) -> Place:
-        """See TaskLog."""
+        """See TaskWriter."""
         key = task.model_name
         return self.broker.append(task.topic, self.broker.partition_of(key), key, task.model_dump_json().encode(), {})
 
     async def append_event(self, event: Event, partition: Partition) -> Place:
-        """See TaskLog."""
-        if self._muted:
+        """See TaskWriter."""
+        if self.muted:
             raise QueueUnavailable
         return self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
     def emit(self, event: Event, partition: Partition) -> None:
-        """See TaskLog."""
-        if not self.broker.down and not self._muted:
+        """See TaskWriter."""
+        if not self.broker.down and not self.muted:
             self.broker.append(EVENTS, partition, event_key(event), event.model_dump_json().encode(), {})
 
+    def emit_preview(self, preview: Preview) -> None:
+        """See TaskWriter."""
+        if not self.broker.down and not self.muted:
+            key = preview.task_id
+            self.broker.append(PREVIEWS, self.broker.partition_of(key), key, preview.model_dump_json().encode(), {})
+
     async def append_card(self, card: ServedModel) -> None:
-        """See TaskLog."""
+        """See TaskWriter."""
         self.broker.append(CARDS, 0, card.model, card.model_dump_json().encode(), {})
 
     async def dead_letter(self, record: Record, reason: str) -> None:
-        """See TaskLog."""
+        """See TaskWriter."""
         headers = {**record.headers, "kafka_dlt-exception-message": reason.encode()}
         self.broker.append(DEAD_LETTERS, 0, record.key, record.value, headers)
 
     async def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
-        """See TaskLog."""
+        """See LogReader."""
         positions = {(CARDS, 0): 0}
-        if cards := self._read(positions):
+        if cards := self.broker.read(positions):
             yield Records(cards)
         starts = dict(offsets)
         for topic in (EVENTS, *self.broker.lanes):
             for partition in range(self.broker.partitions):
                 starts.setdefault((topic, partition), self.broker.committed.get((topic, partition), 0))
+        ends = {(PREVIEWS, p): len(self.broker.topics[PREVIEWS][p]) for p in range(self.broker.partitions)}
         yield Records((), starts)
-        positions |= starts
-        while True:
-            if records := self._read(positions):
-                yield Records(records)
-            else:
-                await self.broker.changed()
+        async with aclosing(self._read_on(positions | starts | ends)) as batches:
+            async for records in batches:
+                yield records
 
-    async def own(self) -> AsyncGenerator[Delivery, None]:
-        """See TaskLog."""
-        self._positions = {(CARDS, 0): 0}
-        if cards := self._read(self._positions):
-            yield Records(cards)
-        self.broker.members.append(self)
-        self.broker.rebalance()
-        try:
-            while self in self.broker.members:
-                if self._pending:
-                    yield self._pending.pop(0)
-                elif records := self._read(self._positions):
-                    yield Records(records)
-                else:
-                    await self.broker.changed()
-        finally:
-            self.leave()
+    def read_events(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        """See LogReader."""
+        return self._read_on({(EVENTS, partition): offset for partition, offset in offsets.items()})
 
-    async def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
-        """See TaskLog."""
-        positions = {(EVENTS, partition): offset for partition, offset in offsets.items()}
-        while True:
-            if records := self._read(positions):
-                yield Records(records)
-            else:
-                await self.broker.changed()
-
-    def reassign(self, partitions: frozenset[Partition]) -> None:
-        """The broker gives this member these partitions."""
-        lost, won = self.owned - partitions, partitions - self.owned
-        self.owned = partitions
-        self._positions = {key: at for key, at in self._positions.items() if key[0] == CARDS or key[1] not in lost}
-        if lost:
-            self._pending.append(Revoked(lost))
-        if won:
-            starts = {(lane, p): self.broker.committed.get((lane, p), 0) for lane in self.broker.lanes for p in won}
-            self._pending.append(Assigned({p: len(self.broker.topics[EVENTS][p]) for p in won}))
-            self._positions |= starts | {(EVENTS, p): 0 for p in won}
-
-    def commit(self, lane: str, partition: Partition, offset: int) -> None:
-        """See TaskLog."""
-        if partition in self.owned and not self.broker.down and not self._muted:
-            key = (lane, partition)
-            self.broker.committed[key] = max(offset, self.broker.committed.get(key, 0))
+    def join(self, group: str, topics: Sequence[str], *, replayed: str | None = None) -> MemoryMember:
+        """See LogReader."""
+        if unknown := set(topics) - {EVENTS, CARDS, PREVIEWS, *self.broker.lanes}:
+            raise ValueError(f"not topics of the log: {', '.join(sorted(unknown))}")
+        if replayed is not None and replayed not in topics:
+            raise ValueError(f"{replayed} is not among the topics to read")
+        member = MemoryMember(self, group, topics, replayed)
+        self.members.append(member)
+        return member
 
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
-        """See TaskLog."""
+        """See LogReader."""
         if self.broker.down:
             raise QueueUnavailable(retry_after=1)
-        topics = (*self.broker.lanes, EVENTS)
         return {
             (topic, partition): len(self.broker.topics[topic][partition])
-            for topic in topics
+            for topic in (*self.broker.lanes, EVENTS)
             for partition in range(self.broker.partitions)
         }
 
     def leave(self) -> None:
-        """Leave the group, as a closed or a dead process does."""
-        if self in self.broker.members:
-            self.broker.members.remove(self)
-            self.owned = frozenset()
-            self._pending.clear()
-            self.broker.rebalance()
+        """Leave every group, as a closed or a dead process does."""
+        for member in self.members:
+            member.leave()
 
     def mute(self) -> None:
-        """From now on nothing this process says arrives: it is dead, or cut off."""
-        self._muted = True
+        """From now on nothing that this process writes or commits arrives: it is dead, or cut off."""
+        self.muted = True
 
     async def close(self) -> None:
         """See TaskLog."""
         self.leave()
 
-    def _read(self, positions: dict[tuple[str, Partition], int]) -> list[Record]:
-        if self.broker.down:
-            return []
-        records: list[Record] = []
-        for topic, partition in sorted(positions, key=lambda key: (key[0] != CARDS, key[0] != EVENTS, key)):
-            new = self.broker.topics[topic][partition][positions[topic, partition] :]
-            positions[topic, partition] += len(new)
-            records += new
-        return records
+    async def _read_on(self, positions: dict[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
+        while True:
+            if records := self.broker.read(positions):
+                yield Records(records)
+            else:
+                await self.broker.changed()

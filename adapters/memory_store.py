@@ -1,4 +1,4 @@
-"""The store's in-memory twin."""
+"""The in-memory twin of the object store."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from tasks.outcome_json import outcome_key, read_outcome
 
 
 class MemoryStore:
-    """Objects in a dict. `down` refuses everybody."""
+    """Objects in a dict. While `down` is set, every call raises StoreUnavailable."""
 
     def __init__(self) -> None:
-        """Nothing stored."""
+        """An empty store."""
         self.objects: dict[str, bytes] = {}
         self.down = False
 

@@ -1,4 +1,4 @@
-"""The store on S3: pictures, and outcomes that are written once."""
+"""The object store on S3: images, and outcomes that are written once."""
 
 import asyncio
 import contextlib
@@ -21,22 +21,22 @@ from tasks.outcome_json import outcome_key, read_outcome
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _THREADS = 16
 _RETRY_AFTER = 2.0
-_RACES, _RACE_SECONDS = 10, 0.1
-"""How often, and after what pause, a write that met another one of the same name is made again."""
+_CONFLICT_TRIES, _CONFLICT_PAUSE_SECONDS = 10, 0.1
+"""How often a conditional write is tried while other writes of the same name are in progress, and the pause between."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
-_TAKEN = {"PreconditionFailed", "412"}
-_RACING = {"ConditionalRequestConflict", "409", "OperationAborted"}
+_EXISTS = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
 _BAD_RANGE = {"InvalidRange", "416"}
 
 
 def s3_client(settings: Settings) -> "S3Client":
-    """A client with short patience; address and credentials come by the usual AWS names."""
+    """A client with short timeouts. Credentials, region and profile come from the usual AWS environment variables."""
     return boto3.client(
         "s3",
         endpoint_url=settings.aws_endpoint_url_s3,
@@ -53,7 +53,7 @@ def s3_client(settings: Settings) -> "S3Client":
 
 
 def create_bucket(settings: Settings) -> None:
-    """Make the bucket if it is missing."""
+    """Create the bucket if it is missing."""
     client = s3_client(settings)
     try:
         client.head_bucket(Bucket=settings.s3_bucket)
@@ -64,27 +64,27 @@ def create_bucket(settings: Settings) -> None:
 
 
 class S3Store:
-    """See ImageStore. boto3 blocks, so it works in a small pool of threads."""
+    """See ImageStore. boto3 blocks, so the calls run in a small pool of threads."""
 
     def __init__(self, settings: Settings) -> None:
         """Connects at the first call."""
         self._bucket = settings.s3_bucket
         self._prefix = settings.s3_prefix
-        self._patience = settings.s3_timeout
+        self._timeout = settings.s3_timeout
         self._client = s3_client(settings)
         self._threads = ThreadPoolExecutor(_THREADS, "s3")
-        self._away = ""
-        self._asking = 0
+        self._problem = ""
+        self._calls = 0
 
     async def check(self) -> None:
-        """Exit with a sentence where the store does not honour `If-None-Match`, on which "one outcome a task" rests.
+        """Exit with a sentence if the store ignores `If-None-Match`, because then a task could get two outcomes.
 
-        Raises StoreUnavailable where it cannot be reached.
+        Raises StoreUnavailable if the store does not answer.
         """
         key = f"system/check-{secrets.token_hex(8)}"
         if await self.put_once(key, b"1") != b"1" or await self.put_once(key, b"2") != b"1":
             raise SystemExit(
-                "The store ignores `If-None-Match: *`, so it cannot promise one outcome a task. Use a store with "
+                "The store ignores `If-None-Match: *`, so a task could get two outcomes. Use a store with "
                 "conditional writes: AWS S3, MinIO, Ceph RGW 18 or later, S3Proxy."
             )
         await self._call(lambda: self._client.delete_object(**self._at(key)))
@@ -95,21 +95,21 @@ class S3Store:
 
     async def get_image(self, key: str, byte_range: tuple[int, int | None] | None = None) -> bytes:
         """See ImageStore."""
-        more: dict[str, Any] = {}
+        range_header: dict[str, Any] = {}
         if byte_range is not None:
             first, last = byte_range
-            more["Range"] = f"bytes={first}-{'' if last is None else last}"
-        return await self._get(key, **more)
+            range_header["Range"] = f"bytes={first}-{'' if last is None else last}"
+        return await self._get(key, **range_header)
 
     async def put_outcome(self, outcome: Outcome) -> Outcome:
         """See ImageStore."""
-        stands = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
-        return _read_outcome(outcome.task_id, stands)
+        stored = await self.put_once(outcome_key(outcome.task_id), outcome.model_dump_json().encode())
+        return _read_outcome(outcome.task_id, stored)
 
     async def get_outcome(self, task_id: str) -> Outcome | None:
         """See ImageStore."""
         try:
-            async with self._soon():
+            async with self._within_timeout():
                 return _read_outcome(task_id, await self._get(outcome_key(task_id)))
         except UnknownImage:
             return None
@@ -122,84 +122,86 @@ class S3Store:
     async def put_once(self, key: str, data: bytes) -> bytes:
         """See ImageStore."""
         put = functools.partial(self._client.put_object, **self._at(key), Body=data, IfNoneMatch="*")
-        async with self._soon():
-            for _ in range(_RACES):
+        async with self._within_timeout():
+            for _ in range(_CONFLICT_TRIES):
                 try:
-                    await self._call(put, _TAKEN | _RACING)
+                    await self._call(put, _EXISTS | _CONFLICT)
                     return data
                 except ClientError as error:
-                    if _code(error) in _TAKEN:
+                    if _code(error) in _EXISTS:
                         return await self._get(key)
-                    await asyncio.sleep(_RACE_SECONDS)
-            raise StoreUnavailable(f"Others go on writing {key}.", retry_after=_RETRY_AFTER)
+                    await asyncio.sleep(_CONFLICT_PAUSE_SECONDS)
+            raise StoreUnavailable(f"Other writes of {key} are in progress.", retry_after=_RETRY_AFTER)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads. Calls that have not started are cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _at(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
-    async def _get(self, key: str, **more: Any) -> bytes:
+    async def _get(self, key: str, **headers: Any) -> bytes:
         try:
             return await self._call(
-                lambda: self._client.get_object(**self._at(key), **more)["Body"].read(), _MISSING | _BAD_RANGE
+                lambda: self._client.get_object(**self._at(key), **headers)["Body"].read(), _MISSING | _BAD_RANGE
             )
         except ClientError as error:
             raise (RangeNotSatisfiable if _code(error) in _BAD_RANGE else UnknownImage) from error
 
     async def _call(self, call: Callable[[], T], expected: Collection[str] = ()) -> T:
-        """What the call gives, or the ClientError of an expected code; anything else counts as the store being away.
+        """The result of the call. A ClientError with an expected code is raised as it is; every other failure is raised
+        as StoreUnavailable.
 
-        While it is away one caller at a time finds out whether it is back; the others are told at once.
+        While S3 is unavailable, one call at a time tests whether it is available again. The other calls fail at once:
+        otherwise they would fill the threads with calls that wait for a timeout.
         """
-        asks_whether_back = bool(self._away)
-        if asks_whether_back and self._asking:
+        is_probe = bool(self._problem)
+        if is_probe and self._calls:
             raise self._unavailable()
 
-        def ask() -> T:
-            if self._away and not asks_whether_back:
-                raise self._unavailable()  # it went away while this one waited for a thread
+        def run() -> T:
+            if self._problem and not is_probe:
+                raise self._unavailable()  # S3 became unavailable while this call waited for a thread
             return call()
 
-        self._asking += 1
+        self._calls += 1
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, run)
         except BotoCoreError as error:
-            raise self._gone(f"The picture store does not answer: {error}") from error
+            raise self._failed(f"The image store does not answer: {error}") from error
         except ClientError as error:
             if _code(error) not in expected:
-                # A wrong bucket or credential is mended by people, and until then nothing may be lost.
-                raise self._gone(f"The picture store refuses: {_code(error)}.") from error
-            self._works()
+                # A wrong bucket or credential must be corrected by a person. Until then every task waits.
+                raise self._failed(f"The image store refuses: {_code(error)}.") from error
+            self._succeeded()
             raise
         finally:
-            self._asking -= 1
-        self._works()
-        return answer
+            self._calls -= 1
+        self._succeeded()
+        return result
 
     @contextlib.asynccontextmanager
-    async def _soon(self) -> AsyncIterator[None]:
-        # A hung store costs a call two time limits, one for each of its attempts: too long for what is so small.
+    async def _within_timeout(self) -> AsyncIterator[None]:
+        """Limit small requests to one S3_TIMEOUT. boto3 tries twice, so a store that hangs would take two."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError as error:
-            raise self._gone("The picture store does not answer in time.") from error
+            raise self._failed("The image store does not answer in time.") from error
 
-    def _gone(self, why: str) -> StoreUnavailable:
-        if not self._away:
-            log.warning("the store is away: %s", why)
-        self._away = why
+    def _failed(self, problem: str) -> StoreUnavailable:
+        if not self._problem:
+            logger.warning("S3 is unavailable: %s", problem)
+        self._problem = problem
         return self._unavailable()
 
     def _unavailable(self) -> StoreUnavailable:
-        return StoreUnavailable(self._away, retry_after=_RETRY_AFTER)
+        return StoreUnavailable(self._problem, retry_after=_RETRY_AFTER)
 
-    def _works(self) -> None:
-        if self._away:
-            log.info("the store is back")
-        self._away = ""
+    def _succeeded(self) -> None:
+        if self._problem:
+            logger.info("S3 is available again")
+        self._problem = ""
 
 
 def _code(error: ClientError) -> str:
@@ -216,5 +218,5 @@ def _read_outcome(task_id: str, data: bytes) -> Outcome:
 
 @functools.lru_cache(1000)
 def _log_unreadable(task_id: str) -> None:
-    """Log it once a task: its owner asks again every few seconds."""
-    log.error("this version cannot read the stored outcome of a task", extra={"task_id": task_id})
+    """Log it once for each task, because the owner of the task asks again every few seconds."""
+    logger.error("this version cannot read the stored outcome of a task", extra={"task_id": task_id})

@@ -1,44 +1,31 @@
-"""The local view: what the log says about each task, in SQLite, so that bodies stay out of memory.
+"""The view: the local SQLite copy of what the log says about each task. It keeps the task bodies out of memory.
 
-Disposable: it is rebuilt from the log; offsets are kept in the same transaction as what was read. One thread uses it.
+It holds nothing of its own: it can always be rebuilt from the log. The offsets are written in the same transaction as
+the records, so a view that is opened again continues exactly behind the last record it applied. One thread uses it.
 """
 
 import json
-import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.view_file import open_view_file
 from tasks.capabilities import ServedModel
 from tasks.errors import TaskError, from_code
 from tasks.events import Event, Outcome
 from tasks.log import Partition, Place, Record
-from tasks.reading import CardRead, EventRead, Reading, TaskRead, Unreadable, read_record
+from tasks.reading import CardRead, EventRead, PreviewRead, Reading, TaskRead, Unreadable, read_record
 from tasks.state import TaskState, apply
 from tasks.task import Task
 
-VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
-  task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER,
-  body BLOB, refusal BLOB, outcome BLOB,
-  status TEXT NOT NULL DEFAULT 'queued', attempt INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
-  owner TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL DEFAULT 0,
-  cancel_requested INTEGER NOT NULL DEFAULT 0, delay REAL NOT NULL DEFAULT 0, updated_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_status ON tasks (status, updated_at);
-CREATE TABLE IF NOT EXISTS offsets (topic TEXT, partition INTEGER, next INTEGER, PRIMARY KEY (topic, partition));
-CREATE TABLE IF NOT EXISTS cards (model TEXT PRIMARY KEY, body BLOB);
-"""
 _STATE = "status, attempt, tries, owner, step, steps, cancel_requested, delay"
 _STATE_SET = ", ".join(f"{name} = ?" for name in _STATE.split(", "))
 
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """A task record was applied. `state` is what is known of the task. `first` is False for another record of a task
-    whose record was already applied. `refusal`: see TaskRead."""
+    """A task record was applied. `state`: the state of the task after it. `first`: False if an earlier record of the
+    same task id was applied already: then this one changed nothing. `refusal`: see TaskRead."""
 
     task: Task
     place: Place
@@ -49,7 +36,7 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class EventChange:
-    """An event was applied. It moved its task if `before` and `after` differ."""
+    """An event was applied. `before` and `after` are the states of its task; they are equal if it changed nothing."""
 
     event: Event
     partition: Partition
@@ -57,12 +44,12 @@ class EventChange:
     after: TaskState
 
 
-Change = TaskChange | EventChange | CardRead | Unreadable
+Change = TaskChange | EventChange | CardRead | PreviewRead | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """All the log says about one task. `task` and `place` are None while only events about it were read."""
+    """What the log says about one task. `task` and `place` are None if only events about it were read so far."""
 
     task_id: str
     task: Task | None
@@ -75,20 +62,21 @@ class TaskView:
 
 
 class View:
-    """The view of one process."""
+    """The view of one process: rows for tasks, cards and offsets."""
 
     def __init__(self, path: Path | str, lanes: Sequence[str]) -> None:
-        """Open the file, or make it; one that another version wrote, or that is broken, is made anew. An empty path
-        is a temporary file."""
+        """Open or create the file. A file that is damaged or that another version wrote is replaced by an empty one. An
+        empty path means a temporary file. `lanes`: the full topic names."""
         self._lanes = lanes
-        self._db = _open(str(path))
+        self._db = open_view_file(str(path))
         self._cards = {
             model: ServedModel.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")
         }
 
     def apply(self, records: Sequence[Record]) -> list[Change]:
-        """Apply records in one transaction with the offsets behind them, and return what each of them changed."""
+        """Apply the records and their offsets in one transaction, and return what each record changed. Previews are
+        returned, but neither they nor their offsets are stored."""
         changes: list[Change] = []
         ends: dict[tuple[str, Partition], int] = {}
         with self._db:
@@ -96,14 +84,15 @@ class View:
                 reading = read_record(record, self._cards, self._lanes)
                 if reading is not None:
                     changes.append(self._apply(reading))
-                ends[record.place.topic, record.place.partition] = record.place.offset + 1
+                if record.kind != "preview":
+                    ends[record.place.topic, record.place.partition] = record.place.offset + 1
             self._db.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [(*key, end) for key, end in ends.items()]
             )
         return changes
 
     def get(self, task_id: str) -> TaskView | None:
-        """What is known of the task; None: nothing."""
+        """What the log says about the task, or None if nothing was read about it."""
         row = self._db.execute(
             f'SELECT partition, topic, "offset", body, refusal, outcome, updated_at, {_STATE} '
             "FROM tasks WHERE task_id = ?",
@@ -124,18 +113,18 @@ class View:
         )
 
     def cards(self) -> Mapping[str, ServedModel]:
-        """What each model can do, by model name."""
+        """The latest card of each model, by model name."""
         return self._cards
 
     def offsets(self) -> dict[tuple[str, Partition], int]:
-        """The next offset to read, by (topic, partition)."""
+        """The next offset to read of each partition that was read, by (topic, partition)."""
         return {
             (topic, partition): end
             for topic, partition, end in self._db.execute("SELECT topic, partition, next FROM offsets")
         }
 
     def unfinished(self, partition: Partition | None = None) -> Iterator[TaskView]:
-        """Every known task without an outcome, of one partition or all, in the order of their records."""
+        """Every task that has a record and no outcome, of one partition or of all, in the order of their records."""
         ids = self._db.execute(
             "SELECT task_id FROM tasks WHERE status IN ('queued', 'running') AND body IS NOT NULL "
             'AND (? IS NULL OR partition = ?) ORDER BY "offset", partition',
@@ -147,14 +136,14 @@ class View:
                 yield view
 
     def forget(self, partitions: Collection[Partition]) -> None:
-        """Drop all that is known of these partitions."""
+        """Delete all tasks and offsets of these partitions."""
         with self._db:
             for partition in partitions:
                 self._db.execute("DELETE FROM tasks WHERE partition = ?", (partition,))
                 self._db.execute("DELETE FROM offsets WHERE partition = ?", (partition,))
 
     def prune(self, before: float) -> int:
-        """Drop ended tasks last heard of before then (Unix seconds); how many went."""
+        """Delete ended tasks whose last event is older than `before` (Unix seconds). Returns how many were deleted."""
         with self._db:
             return self._db.execute(
                 "DELETE FROM tasks WHERE status NOT IN ('queued', 'running') AND updated_at < ?", (before,)
@@ -234,30 +223,3 @@ class View:
 def _state(row: Sequence[object]) -> TaskState:
     status, attempt, tries, owner, step, steps, cancel_requested, delay = row
     return TaskState(status, attempt, tries, owner, step, steps, bool(cancel_requested), delay)  # type: ignore[arg-type]
-
-
-def _open(path: str) -> sqlite3.Connection:
-    try:
-        db = _connect(path)
-        if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
-            return db
-        fresh = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        db.close()
-    except sqlite3.DatabaseError:
-        fresh = False
-    if not fresh:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                Path(path + suffix).unlink()
-    db = _connect(path)
-    db.executescript(_SCHEMA)
-    db.execute(f"PRAGMA user_version = {VERSION}")
-    return db
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, cached_statements=256)
-    # The view is rebuilt from the log, so it need not survive a power cut.
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = OFF")
-    return db

@@ -41,10 +41,11 @@ class Settings(BaseSettings):
     kafka_topic_prefix: str = Field(
         "ai_image_gen",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
-        description="Topics are named {prefix}.{lane}, {prefix}.events, {prefix}.models and {prefix}.dead_letter.",
+        description="Topics are named {prefix}.{lane}, {prefix}.events, {prefix}.models, {prefix}.previews and "
+        "{prefix}.dead_letter.",
     )
     kafka_partitions: int = Field(
-        8, ge=1, le=1000, description="Partitions of every lane and of events, where topics are created."
+        8, ge=1, le=1000, description="Partitions of every lane, of events and of previews, where topics are created."
     )
     kafka_replication: int = Field(1, ge=1, le=9, description="Replication factor, where topics are created.")
     kafka_group: str = Field("ai_image_gen.consumer", min_length=1, description="The consumers' group.")
@@ -204,8 +205,8 @@ class Settings(BaseSettings):
         for lane, weight in value.items():
             if not 0.001 <= weight <= 1000:
                 raise ValueError(f"the weight of {lane} must lie between 0.001 and 1000")
-            if lane in {"events", "models", "dead_letter"}:
-                raise ValueError(f"{lane} is the name of a topic of ours, not of a lane")
+            if lane in {"events", "models", "previews", "dead_letter"}:
+                raise ValueError(f"{lane} is reserved for a topic of the service, so it cannot be a lane")
         return value
 
     @property
@@ -219,7 +220,7 @@ class Settings(BaseSettings):
         return {f"{self.kafka_topic_prefix}.{lane}": weight for lane, weight in self.lanes.items()}
 
     def topic(self, name: str) -> str:
-        """The full name of one of our own topics: events, models or dead_letter."""
+        """The full name of a topic that is not a lane: events, models, previews or dead_letter."""
         return f"{self.kafka_topic_prefix}.{name}"
 
 

@@ -7,9 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from runners.families.spec import Matrix
+from tasks.preview import PREVIEW_BYTES
 
-MAX_BYTES = 8 * 1024
-"""The largest preview. Previews travel through the event stream, where a large message delays all others."""
 EVERY_SECONDS = 1.0
 """The shortest time between two previews of a task."""
 _QUALITIES = (70, 50, 30)
@@ -28,7 +27,7 @@ def render(latents: Tensor, matrix: Matrix) -> Image.Image:
     return Image.fromarray(((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def jpeg(image: Image.Image, limit: int = MAX_BYTES) -> bytes:
+def jpeg(image: Image.Image, limit: int = PREVIEW_BYTES) -> bytes:
     """The image as a JPEG of at most `limit` bytes: first the quality is lowered, then the size."""
     while True:
         for quality in _QUALITIES:

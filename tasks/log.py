@@ -1,16 +1,16 @@
-"""What the log consists of and what a reader of it receives: values, the same for Kafka and for its twin."""
+"""The values that a reader of the log receives. They are the same for Kafka and for its in-memory twin."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-RecordKind = Literal["task", "event", "card"]
+RecordKind = Literal["task", "event", "card", "preview"]
 Partition = int
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record lies in the log. `topic` is the full topic name."""
+    """The position of a record in the log. `topic` is the full topic name."""
 
     topic: str
     partition: Partition
@@ -19,7 +19,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as read. `timestamp` is the broker's append time in Unix seconds."""
+    """One record. `timestamp` is the time at which the broker appended it, in Unix seconds."""
 
     kind: RecordKind
     place: Place
@@ -33,8 +33,8 @@ class Record:
 class Records:
     """A batch of records, in log order within each partition.
 
-    `starts` is set once, before the first lane or event record: the offset at which reading begins, by (topic,
-    partition).
+    `starts` is only set once by `LogReader.follow`, before the first record of a lane or of events: the offset at which
+    reading begins, by (topic, partition).
     """
 
     records: Sequence[Record]
@@ -43,15 +43,16 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """This process now owns these partitions. It must not start a task of partition p before it has read the events
-    partition up to `events_until[p]`: only then does it know what already happened to its tasks."""
+    """The group has assigned these partitions to this member. `events_until` has an entry for each of them: the offset
+    up to which the member must read the replayed topic before it acts on that partition, because only then it knows
+    what has already happened to the records of the partition. 0 if there is nothing to read first."""
 
     events_until: Mapping[Partition, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """This process no longer owns these partitions."""
+    """These partitions no longer belong to this member: the group has taken them away."""
 
     partitions: frozenset[Partition]
 

@@ -1,7 +1,7 @@
-"""`read_record`: what a record of the log means. Pure: the same record, models and lanes always give the same reading.
+"""`read_record`: what a record of the log means. It is a pure function of the record, the models and the lanes.
 
-Anybody may write to a lane, so a task record goes through the same `accept` as a request over HTTP. A record is never
-dropped here: what cannot be done becomes a refusal, and what cannot be read at all is `Unreadable`.
+Any Kafka client may write to a lane, so a task record passes the same `accept` as a request over HTTP. No record is
+dropped here: a task that cannot be done gets a refusal, and a record that cannot be read becomes `Unreadable`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,14 @@ from tasks.capabilities import ServedModel
 from tasks.errors import NotUnderstood, TaskError
 from tasks.events import Event, parse_event
 from tasks.log import Partition, Place, Record
+from tasks.preview import Preview
 from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRead:
-    """A task. `refusal` is the error with which it must end, or None. A NotUnderstood refusal is not final: a newer
-    version may own the partition soon and understand the task."""
+    """A task. `refusal` is the error with which it must end, or None if it can run. The refusal NotUnderstood is not
+    final: a newer version, which understands the task, may become the owner of the partition."""
 
     task: Task
     place: Place
@@ -29,7 +30,7 @@ class TaskRead:
 
 @dataclass(frozen=True, slots=True)
 class EventRead:
-    """An event of a task. `timestamp` is the broker's append time in Unix seconds."""
+    """An event of a task. `timestamp` is the time at which the broker appended it, in Unix seconds."""
 
     event: Event
     partition: Partition
@@ -44,19 +45,26 @@ class CardRead:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewRead:
+    """A preview of a running attempt, which is never stored."""
+
+    preview: Preview
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record without any meaning to this version. `reason` names the field that is wrong."""
+    """A record that this version cannot read. `reason` names the field that is wrong."""
 
     record: Record
     reason: str
 
 
-Reading = TaskRead | EventRead | CardRead | Unreadable
+Reading = TaskRead | EventRead | CardRead | PreviewRead | Unreadable
 
 
 def read_record(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence[str]) -> Reading | None:
-    """The meaning of a record, given the models known so far and the lanes' full names. None: an event of a kind that
-    only a newer version knows, which is skipped."""
+    """The meaning of a record. `cards`: the models known so far, by name; `lanes`: the full topic names. None: an event
+    of a kind that only a newer version writes, which is skipped."""
     try:
         match record.kind:
             case "task":
@@ -66,6 +74,8 @@ def read_record(record: Record, cards: Mapping[str, ServedModel], lanes: Sequenc
                 return None if event is None else EventRead(event, record.place.partition, record.timestamp)
             case "card":
                 return CardRead(ServedModel.model_validate_json(record.value))
+            case "preview":
+                return PreviewRead(Preview.model_validate_json(record.value))
     except ValidationError as error:
         return Unreadable(record, _reason(error))
 

@@ -36,12 +36,14 @@ def build_consumer(
 ) -> Consumer:
     """A consumer on these adapters; nothing is started."""
     metrics = Metrics()
+    topics = (*settings.lane_names, log.events_topic)
     owner = secrets.token_hex(8)
     view = View(settings.view_path, settings.lane_names)
     handler = Handler(log, store, clock, owner, metrics, settings.max_runtime)
     pool = RunnerPool(addresses, connect, log, clock)
     dispatcher = Dispatcher(
         log=log,
+        member=log.join(settings.kafka_group, topics, replayed=log.events_topic),
         view=view,
         queues=Queues(settings.lane_weights),
         pool=pool,

@@ -35,7 +35,7 @@ from tasks.ownership import (
     needs_review,
     next_action,
 )
-from tasks.ports import Clock, TaskLog
+from tasks.ports import Clock, GroupMember, TaskLog
 from tasks.queues import Queues
 from tasks.reading import CardRead, Unreadable
 from tasks.state import TaskState
@@ -51,6 +51,7 @@ class Dispatcher:
         self,
         *,
         log: TaskLog,
+        member: GroupMember,
         view: View,
         queues: Queues,
         pool: RunnerPool,
@@ -63,6 +64,7 @@ class Dispatcher:
         """Wire it up; `run` starts it. `owner` names this process in the events. It hands out nothing while
         `max_unstored` finished tasks wait to be stored."""
         self._log = log
+        self._member = member
         self._view = view
         self._queues = queues
         self._pool = pool
@@ -74,7 +76,7 @@ class Dispatcher:
         self._alarms = Timers(clock)
         self._attempts: dict[str, Attempt] = {}
         self._ending: set[str] = set()
-        self._share = OwnedPartitions(log)
+        self._share = OwnedPartitions(member, log.events_topic)
         self._background: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] | None = None
         self._stopping = False
@@ -95,7 +97,7 @@ class Dispatcher:
             await asyncio.gather(*work, return_exceptions=True)
 
     async def _deliveries(self) -> None:
-        async with contextlib.aclosing(self._log.own()) as deliveries:
+        async with contextlib.aclosing(self._member.deliveries()) as deliveries:
             async for delivery in deliveries:
                 self.take(delivery)
 

@@ -35,7 +35,7 @@ async def listen(
 async def _hear(
     log: TaskLog, owner: str, attempts: dict[str, tuple[Attempt, TaskState]], offsets: Mapping[Partition, int]
 ) -> None:
-    async with aclosing(log.listen(offsets)) as deliveries:
+    async with aclosing(log.read_events(offsets)) as deliveries:
         async for delivery in deliveries:
             for record in delivery.records:
                 _read(record, owner, attempts)

@@ -4,16 +4,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from tasks.log import Partition, Place
-from tasks.ports import TaskLog
+from tasks.ports import GroupMember
 from tasks.watermark import Watermark
 
 
 class OwnedPartitions:
     """Every record opened is closed once: when its task has an outcome, or when it lies with the dead letters."""
 
-    def __init__(self, log: TaskLog) -> None:
+    def __init__(self, member: GroupMember, events_topic: str) -> None:
         """Nothing owned yet."""
-        self._log = log
+        self._member = member
+        self._events_topic = events_topic
         self._owned: set[Partition] = set()
         self._catching_up: dict[Partition, int] = {}
         self._watermarks: dict[tuple[str, Partition], Watermark] = defaultdict(Watermark)
@@ -62,8 +63,7 @@ class OwnedPartitions:
 
     def caught_up(self, offsets: Mapping[tuple[str, Partition], int]) -> list[Partition]:
         """The partitions whose events have just been read far enough, given the offsets read to."""
-        topic = self._log.events_topic
-        done = [p for p, until in self._catching_up.items() if offsets.get((topic, p), 0) >= until]
+        done = [p for p, until in self._catching_up.items() if offsets.get((self._events_topic, p), 0) >= until]
         for partition in done:
             del self._catching_up[partition]
         return done
@@ -84,4 +84,4 @@ class OwnedPartitions:
             watermark = self._watermarks.get((place.topic, place.partition))
             if watermark is not None and place.partition in self._owned:
                 watermark.closed(place.offset)
-                self._log.commit(place.topic, place.partition, watermark.value)
+                self._member.commit(place.topic, place.partition, watermark.value)

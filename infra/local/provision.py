@@ -1,4 +1,4 @@
-"""`python -m infra.local.provision`: make the topics and the bucket that the settings name, where they are missing."""
+"""`python -m infra.local.provision`: create the missing topics and the bucket that the settings name."""
 
 from adapters.kafka_topics import create_topics
 from adapters.s3_store import create_bucket
@@ -6,7 +6,7 @@ from config.settings import load_settings
 
 
 def provision() -> None:
-    """Create topics and bucket. What exists is left as it is."""
+    """Create the missing topics and the bucket. Existing ones are not changed."""
     settings = load_settings()
     create_topics(settings)
     create_bucket(settings)

@@ -1,4 +1,4 @@
-"""Reads a log's deliveries beside the test, so that the test can wait for what it expects to have arrived."""
+"""Reads the deliveries of a log beside the test, which can then wait for what it expects to arrive."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -14,56 +14,58 @@ class Reading:
 
     def __init__(self) -> None:
         """None yet."""
-        self.seen: list[Delivery] = []
+        self.deliveries: list[Delivery] = []
         self._more = asyncio.Event()
 
     async def take(self, deliveries: AsyncGenerator[Delivery, None]) -> None:
-        """Read for ever."""
+        """Read without end."""
         async with aclosing(deliveries):
             async for delivery in deliveries:
-                self.seen.append(delivery)
+                self.deliveries.append(delivery)
                 self._more.set()
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until it holds; fail at the deadline."""
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition is true; fail at the deadline."""
         async with asyncio.timeout(DEADLINE):
-            while not holds():
+            while not condition():
                 self._more.clear()
                 await self._more.wait()
 
     @property
     def records(self) -> list[Record]:
         """All records so far."""
-        return [record for one in self.seen if isinstance(one, Records) for record in one.records]
+        batches = [delivery for delivery in self.deliveries if isinstance(delivery, Records)]
+        return [record for batch in batches for record in batch.records]
 
     def of_kind(self, kind: str) -> list[Record]:
         """All records of a kind so far."""
         return [record for record in self.records if record.kind == kind]
 
     @property
-    def owned(self) -> set[Partition]:
-        """The partitions held after all deliveries so far."""
-        held: set[Partition] = set()
-        for one in self.seen:
-            if isinstance(one, Assigned):
-                held |= one.events_until.keys()
-            elif isinstance(one, Revoked):
-                held -= one.partitions
-        return held
+    def assigned(self) -> set[Partition]:
+        """The partitions assigned after all deliveries so far."""
+        partitions: set[Partition] = set()
+        for delivery in self.deliveries:
+            if isinstance(delivery, Assigned):
+                partitions |= delivery.events_until.keys()
+            elif isinstance(delivery, Revoked):
+                partitions -= delivery.partitions
+        return partitions
 
     @property
     def events_until(self) -> dict[Partition, int]:
-        """How far events must be read, by partition, as last told."""
-        return {p: end for one in self.seen if isinstance(one, Assigned) for p, end in one.events_until.items()}
+        """Up to where events must be read, by partition, according to the last assignment of each."""
+        assignments = [delivery for delivery in self.deliveries if isinstance(delivery, Assigned)]
+        return {p: end for assignment in assignments for p, end in assignment.events_until.items()}
 
 
 @asynccontextmanager
 async def reading(deliveries: AsyncGenerator[Delivery, None]) -> AsyncIterator[Reading]:
     """Read until the block is left."""
-    made = Reading()
-    work = asyncio.ensure_future(made.take(deliveries))
+    result = Reading()
+    work = asyncio.ensure_future(result.take(deliveries))
     try:
-        yield made
+        yield result
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

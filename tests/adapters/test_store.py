@@ -1,4 +1,4 @@
-"""What every ImageStore promises: on the twin, on the real server, and on moto."""
+"""What every ImageStore promises, on the twin, on a real S3 server and on moto."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ def _settings(monkeypatch: pytest.MonkeyPatch, url: str, access: str = "a", secr
 
 @pytest.fixture(params=["memory", "s3proxy", "moto"])
 async def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ImageStore]:
-    """Each case runs on all three."""
+    """Each test runs on all three."""
     if request.param == "memory":
         yield MemoryStore()
         return
@@ -58,7 +58,7 @@ async def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     made.close()
 
 
-async def test_a_picture_comes_back_whole_and_in_parts(store: ImageStore) -> None:
+async def test_an_image_is_read_whole_and_in_ranges(store: ImageStore) -> None:
     await store.put_image("tasks/a/1.png", b"0123456789", "image/png")
     assert await store.get_image("tasks/a/1.png") == b"0123456789"
     assert await store.get_image("tasks/a/1.png", (2, 4)) == b"234"
@@ -68,9 +68,7 @@ async def test_a_picture_comes_back_whole_and_in_parts(store: ImageStore) -> Non
         await store.get_image("tasks/a/1.png", (10, None))
 
 
-async def test_what_was_never_stored_or_was_deleted_is_unknown(
-    store: ImageStore,
-) -> None:
+async def test_an_image_never_stored_or_deleted_is_unknown(store: ImageStore) -> None:
     await store.put_image("k", b"x", "image/png")
     await store.delete_images(["k", "never"])
     for key in ("k", "never"):
@@ -79,25 +77,21 @@ async def test_what_was_never_stored_or_was_deleted_is_unknown(
     assert await store.get_outcome(IDS[0]) is None
 
 
-async def test_the_first_outcome_stands_and_whoever_comes_later_is_told_it(
-    store: ImageStore,
-) -> None:
+async def test_the_first_outcome_is_kept_and_every_later_writer_gets_it(store: ImageStore) -> None:
     first, second = outcome(IDS[0]), outcome(IDS[0], "failed")
     assert await store.put_outcome(first) == first
     assert await store.put_outcome(second) == first
     assert await store.get_outcome(IDS[0]) == first
 
 
-async def test_of_many_outcomes_at_once_one_stands_for_all(store: ImageStore) -> None:
+async def test_of_many_outcomes_written_at_once_one_is_kept_and_all_writers_get_it(store: ImageStore) -> None:
     racing = [outcome(IDS[0], status) for status in ("completed", "failed", "canceled", "expired")] * 2
     answers: list[Outcome] = await asyncio.gather(*(store.put_outcome(one) for one in racing))
     assert len({one.status for one in answers}) == 1
     assert await store.get_outcome(IDS[0]) == answers[0]
 
 
-async def test_a_store_that_is_away_says_so_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_store_that_cannot_be_reached_fails_within_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{free_ports(1)[0]}"))
     async with asyncio.timeout(5):
         with pytest.raises(StoreUnavailable):
@@ -110,7 +104,7 @@ def _conflict(**_: object) -> None:
     raise ClientError(answer, "PutObject")  # type: ignore[arg-type]
 
 
-async def test_a_picture_that_meets_another_write_of_its_name_is_to_be_tried_again(
+async def test_an_image_that_conflicts_with_another_write_may_be_retried(
     monkeypatch: pytest.MonkeyPatch, moto: str
 ) -> None:
     store = S3Store(_settings(monkeypatch, moto))
@@ -120,7 +114,7 @@ async def test_a_picture_that_meets_another_write_of_its_name_is_to_be_tried_aga
     store.close()
 
 
-async def test_a_write_once_that_meets_another_is_made_again_after_a_pause_and_not_for_ever(
+async def test_a_conditional_write_that_conflicts_is_retried_with_pauses_a_few_times(
     monkeypatch: pytest.MonkeyPatch, moto: str
 ) -> None:
     store = S3Store(_settings(monkeypatch, moto))
@@ -138,19 +132,19 @@ async def test_a_write_once_that_meets_another_is_made_again_after_a_pause_and_n
     store.close()
 
 
-async def test_while_the_store_is_away_one_caller_asks_and_the_others_are_told_at_once(
+async def test_during_an_outage_one_call_probes_and_the_others_fail_at_once(
     monkeypatch: pytest.MonkeyPatch, moto: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     settings = _settings(monkeypatch, moto)
     create_bucket(settings)
     store = S3Store(settings)
-    put, asked, answers, away = store._client.put_object, 0, threading.Event(), True
+    put, requests, answers, unavailable = store._client.put_object, 0, threading.Event(), True
 
     def put_object(**fields: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if away:
+        nonlocal requests
+        requests += 1
+        if unavailable:
             answers.wait(30)
             raise EndpointConnectionError(endpoint_url="x")
         return put(**fields)
@@ -163,37 +157,33 @@ async def test_while_the_store_is_away_one_caller_asks_and_the_others_are_told_a
     answers.set()
     assert isinstance((await puts(1))[0], StoreUnavailable)
     answers.clear()
-    asks = asyncio.ensure_future(puts(1))
+    probe = asyncio.ensure_future(puts(1))
     async with asyncio.timeout(10):
-        while asked < 2:
+        while requests < 2:
             await asyncio.sleep(0.01)
-        assert all(isinstance(told, StoreUnavailable) for told in await puts(100))
-    assert asked == 2
-    away = False
+        assert all(isinstance(error, StoreUnavailable) for error in await puts(100))
+    assert requests == 2
+    unavailable = False
     answers.set()
-    await asks
+    await probe
     assert [*await puts(1), *await puts(30)] == [None] * 31
     assert [record.message.partition(":")[0] for record in caplog.records if record.name == "adapters.s3_store"] == [
-        "the store is away",
-        "the store is back",
+        "S3 is unavailable",
+        "S3 is available again",
     ]
     store.close()
 
 
-async def test_a_store_that_hangs_is_away_within_its_time_limit_for_what_is_small(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_small_request_to_a_store_that_hangs_fails_within_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}"))
-        async with asyncio.timeout(store._patience + 1.5):
+        async with asyncio.timeout(store._timeout + 1.5):
             with pytest.raises(StoreUnavailable):
                 await store.get_outcome(IDS[0])
         store.close()
 
 
-async def test_a_store_that_overwrites_what_must_be_written_once_is_refused(
-    monkeypatch: pytest.MonkeyPatch, moto: str
-) -> None:
+async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
     settings = _settings(monkeypatch, moto)
     create_bucket(settings)
     store = S3Store(settings)

@@ -1,4 +1,4 @@
-"""The local view: the same however the log reached it, and never moved back."""
+"""The view: it depends on the records alone, not on their batches or repeats, and no task ever goes back."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def body(task_id: str, **more: object) -> bytes:
 
 
 def outcome(task_id: str, status: str = "completed") -> Outcome:
-    """An outcome; what its task says plays no part here."""
+    """An outcome of any task."""
     view = View("", LANES)
     view.apply([CARD])
     (read,) = view.apply([on_lane(0, body(task_id))])
@@ -85,8 +85,8 @@ EVENTS = st.builds(
 
 
 def as_written(events: list[Event]) -> list[Event]:
-    """Without what an owner says of an attempt before it has said that the attempt started: one producer's records
-    keep their order within a partition."""
+    """The events that a log can hold: an owner writes Started before Progress and Released of the same attempt, and
+    Kafka keeps the order of one producer within a partition."""
     return [
         event
         for n, event in enumerate(events)
@@ -103,7 +103,7 @@ def as_written(events: list[Event]) -> list[Event]:
 
 
 def known(view: View) -> dict[str, object]:
-    """All it says about every task, but for when it last heard of it."""
+    """Everything it says about every task, except when it was updated."""
     found = {task_id: view.get(task_id) for task_id in IDS}
     return {
         i: one
@@ -120,21 +120,21 @@ def known(view: View) -> dict[str, object]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_view_rebuilt_from_the_log_equals_the_one_that_lived_through_it(
+def test_a_view_rebuilt_from_the_log_equals_one_that_read_it_as_it_grew(
     data: st.DataObject,
 ) -> None:
     ids = data.draw(st.lists(st.sampled_from(IDS), max_size=8))
     tasks = [on_lane(n, body(task_id, model_name="sd-mini" if n % 3 else "gone")) for n, task_id in enumerate(ids)]
     events = [on_events(n, event) for n, event in enumerate(as_written(data.draw(st.lists(EVENTS, max_size=20))))]
     turns = data.draw(st.permutations([True] * len(tasks) + [False] * len(events)))
-    lane, told = iter(tasks), iter(events)
-    mixed = [next(lane) if turn else next(told) for turn in turns]
+    lane, event = iter(tasks), iter(events)
+    mixed = [next(lane) if turn else next(event) for turn in turns]
     lived, rebuilt = View("", LANES), View("", LANES)
     lived.apply([CARD])
     while mixed:
         size = data.draw(st.integers(1, 5))
         lived.apply(mixed[:size])
-        # The log is read again from where a crash left the offsets: some of it comes twice.
+        # After a crash the log is read again from the committed offsets, so some records come twice.
         if data.draw(st.booleans()):
             lived.apply(mixed[:size])
         mixed = mixed[size:]
@@ -146,7 +146,7 @@ def test_a_view_rebuilt_from_the_log_equals_the_one_that_lived_through_it(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(EVENTS, max_size=20), st.sampled_from(["completed", "failed", "canceled"]))
-def test_no_late_or_repeated_event_moves_an_ended_task(late: list[Event], status: str) -> None:
+def test_no_late_or_repeated_event_changes_an_ended_task(late: list[Event], status: str) -> None:
     view = View("", LANES)
     view.apply([CARD, *(on_lane(n, body(i)) for n, i in enumerate(IDS))])
     view.apply([on_events(n, ENDS[i][status]) for n, i in enumerate(IDS)])
@@ -165,7 +165,7 @@ def test_events_read_before_their_task_are_joined_to_it(view: View) -> None:
     assert isinstance(read, TaskChange) and read.first and read.state.status == "running"
 
 
-def test_the_first_record_of_an_id_stands(view: View) -> None:
+def test_the_first_record_of_a_task_id_is_kept(view: View) -> None:
     view.apply([on_lane(0, body(IDS[0]))])
     (again,) = view.apply([on_lane(1, body(IDS[0], prompt="another"))])
     assert isinstance(again, TaskChange) and not again.first
@@ -174,13 +174,13 @@ def test_the_first_record_of_an_id_stands(view: View) -> None:
     assert kept.place == Place(LANES[0], 0, 0)
 
 
-def test_a_task_asked_for_by_an_alias_belongs_to_the_model(view: View) -> None:
+def test_a_task_that_names_an_alias_belongs_to_the_model(view: View) -> None:
     (read,) = view.apply([on_lane(0, body(IDS[0], model_name="sd"))])
     assert isinstance(read, TaskChange)
     assert (read.task.model_name, read.task.alias) == ("sd-mini", "sd")
 
 
-def test_a_task_that_cannot_be_done_keeps_why(view: View) -> None:
+def test_a_task_that_cannot_be_done_keeps_its_refusal(view: View) -> None:
     (read,) = view.apply([on_lane(0, body(IDS[0], loras=["nothing"]))])
     assert isinstance(read, TaskChange) and read.refusal is not None and read.refusal.code() == "unknown_lora"
     kept = view.get(IDS[0])
@@ -188,19 +188,19 @@ def test_a_task_that_cannot_be_done_keeps_why(view: View) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"{}", b'{"task_id": "short"}', b'{"kind": 1}'])
-def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(view: View, value: bytes) -> None:
+def test_an_unreadable_record_is_reported_and_the_others_are_applied(view: View, value: bytes) -> None:
     bad = [on_lane(0, value), on_events(0, value)]
     first, second, third = view.apply([*bad, on_lane(1, body(IDS[0]))])
     assert isinstance(first, Unreadable) and isinstance(second, Unreadable) and isinstance(third, TaskChange)
     assert first.reason and first.record is bad[0]
 
 
-def test_an_event_of_a_kind_from_the_future_is_passed_over(view: View) -> None:
+def test_an_event_of_a_kind_of_a_newer_version_is_skipped(view: View) -> None:
     assert view.apply([on_events(0, b'{"kind": "praised", "task_id": "x"}')]) == []
     assert view.offsets()["events", 0] == 1
 
 
-def test_a_view_goes_on_from_its_file(tmp_path: Path) -> None:
+def test_a_view_continues_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "view.db"
     first = View(path, LANES)
     first.apply([CARD, on_lane(0, body(IDS[0])), on_lane(4, body(IDS[1]), LANES[1], 2)])
@@ -215,7 +215,7 @@ def test_a_view_goes_on_from_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no database at all, but long enough to be one" * 40, ""])
-def test_a_file_that_is_no_view_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_replaced(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "view.db"
     path.write_text(damage)
     view = View(path, LANES)
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_view_is_made_anew(tmp_path: Path, damage: str) -> Non
     view.close()
 
 
-def test_a_forgotten_partition_is_read_anew(view: View) -> None:
+def test_a_forgotten_partition_can_be_read_again(view: View) -> None:
     view.apply([on_lane(0, body(IDS[0])), on_lane(0, body(IDS[1]), partition=1)])
     view.forget([0])
     assert view.get(IDS[0]) is None and (LANES[0], 0) not in view.offsets()
@@ -240,7 +240,7 @@ def test_only_old_ended_tasks_are_pruned(view: View) -> None:
     assert [isinstance(view.get(i), TaskView) for i in IDS[:3]] == [False, True, True]
 
 
-def test_a_card_that_comes_again_replaces_the_one_before(view: View) -> None:
+def test_a_later_card_of_a_model_replaces_the_earlier_one(view: View) -> None:
     (read,) = view.apply(
         [
             Record(
@@ -256,7 +256,7 @@ def test_a_card_that_comes_again_replaces_the_one_before(view: View) -> None:
     assert view.cards()["sd-mini"].steps == 3
 
 
-def test_a_task_is_what_was_asked_with_every_open_value_filled(view: View) -> None:
+def test_a_task_has_every_value_that_the_request_left_open(view: View) -> None:
     view.apply([on_lane(0, body(IDS[0]))])
     kept = view.get(IDS[0])
     assert kept is not None and isinstance(kept.task, Task)

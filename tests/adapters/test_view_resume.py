@@ -1,4 +1,4 @@
-"""A view that was stopped anywhere, or whose partitions ran at different speeds, ends up as any other."""
+"""A view that was stopped anywhere, or that read its partitions at different speeds, equals any other."""
 
 import sqlite3
 import tempfile
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.view import VERSION, View
+from adapters.view import View
+from adapters.view_file import VERSION
 from tasks.log import Record
 from tests.adapters.test_view import CARD, EVENTS, IDS, LANES, body, known, on_events, on_lane
 
@@ -36,7 +37,7 @@ def logs(draw: st.DrawFn) -> dict[Part, list[Record]]:
 
 
 def mixed(log: dict[Part, list[Record]], data: st.DataObject) -> list[Record]:
-    """The records in an order in which they may be read: each partition in its own, the partitions anyhow."""
+    """The records in an order in which they may be read: ordered within each partition, any order between them."""
     turns = data.draw(st.permutations([part for part, records in log.items() for _ in records]))
     left = {part: iter(records) for part, records in log.items()}
     return [next(left[part]) for part in turns]
@@ -56,9 +57,7 @@ def test_the_order_between_partitions_does_not_matter(log: dict[Part, list[Recor
 
 @settings(max_examples=25, deadline=None)
 @given(logs(), st.data())
-def test_a_view_stopped_anywhere_and_opened_again_from_its_offsets_misses_nothing(
-    log: dict[Part, list[Record]], data: st.DataObject
-):
+def test_a_view_stopped_anywhere_and_opened_again_misses_nothing(log: dict[Part, list[Record]], data: st.DataObject):
     records = mixed(log, data)
     with tempfile.TemporaryDirectory() as folder:
         whole, stopped = View("", LANES), View(Path(folder, "view.db"), LANES)
@@ -76,7 +75,7 @@ def test_a_view_stopped_anywhere_and_opened_again_from_its_offsets_misses_nothin
 
 @settings(max_examples=25, deadline=None)
 @given(logs(), st.data())
-def test_a_partition_forgotten_and_read_again_is_as_it_was(log: dict[Part, list[Record]], data: st.DataObject):
+def test_a_partition_forgotten_and_read_again_is_the_same(log: dict[Part, list[Record]], data: st.DataObject):
     view = View("", LANES)
     view.apply([CARD, *mixed(log, data)])
     before, offsets = known(view), view.offsets()
@@ -84,14 +83,14 @@ def test_a_partition_forgotten_and_read_again_is_as_it_was(log: dict[Part, list[
     assert all(view.get(task_id) is None for task_id in IDS if partition_of(task_id) == 0)
     view.apply([one for (_, partition), kept in log.items() if partition == 0 for one in kept])
     assert known(view) == before
-    # Cards lie in a partition 0 of their own topic, whose offset is of no use: all cards are always read.
+    # The models topic also has a partition 0. Its offset is not needed, because all cards are always read.
     assert {part: end for part, end in view.offsets().items() if part in log} == {
         part: end for part, end in offsets.items() if part in log
     }
     view.close()
 
 
-def test_a_file_of_another_version_is_made_anew(tmp_path: Path):
+def test_a_file_of_another_version_is_replaced(tmp_path: Path):
     path = tmp_path / "view.db"
     old = View(path, LANES)
     old.apply([CARD, on_lane(0, body(IDS[0]))])
@@ -105,7 +104,7 @@ def test_a_file_of_another_version_is_made_anew(tmp_path: Path):
     view.close()
 
 
-def test_nothing_of_a_run_of_records_is_kept_when_one_of_them_cannot_be_taken_in(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_of_a_batch_is_kept_if_one_record_cannot_be_applied(monkeypatch: pytest.MonkeyPatch):
     view = View("", LANES)
     view.apply([CARD])
     before = view.offsets()

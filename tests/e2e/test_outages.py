@@ -257,7 +257,8 @@ def test_an_outage_loses_nothing_is_told_at_once_and_said_once(house: House, wha
     assert unstored <= MAX_UNSTORED + MAX_RUNNING
     for name, one in said.items():
         told = " ".join(one)
-        away, again = told.count(" away"), told.count(" back") + told.count(" serves ")
+        away = told.count(" away") + told.count(" unavailable:")
+        again = told.count(" available again") + told.count(" serves ")
         assert away == again <= 1, one
         # The other one may have had nothing to ask of what was away.
         assert away == 1 or name != ("gateway" if what == "broker" else "consumer"), one

@@ -7,14 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from runners.previews import MAX_BYTES, jpeg, render
+from runners.previews import jpeg, render
+from tasks.preview import PREVIEW_BYTES
 
 
 @pytest.mark.parametrize("side", [1, 16, 128, 512])
 def test_a_preview_fits_its_limit_even_of_noise(side: int) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (side, 2 * side, 3), dtype=np.uint8)
     data = jpeg(Image.fromarray(noise))
-    assert len(data) <= MAX_BYTES
+    assert len(data) <= PREVIEW_BYTES
     shown = Image.open(BytesIO(data))
     assert shown.format == "JPEG"
     assert shown.width >= shown.height

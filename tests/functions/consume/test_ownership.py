@@ -30,21 +30,14 @@ def progress(task: Task, attempt: int) -> Progress:
 
 
 def lag(running: Running) -> Callable[[], None]:
-    """From now on it reads no events, until what this gives is called."""
-    log = running.log
-    read = log._read
-
-    def all_but_events(positions):
-        others = {key: at for key, at in positions.items() if key[0] != EVENTS}
-        records = read(others)
-        positions.update(others)
-        return records
+    """From now on it reads no events, until the returned function is called."""
+    (member,) = running.log.members
+    member.withheld = frozenset({EVENTS})
 
     def reads() -> None:
-        log._read = read
-        log.broker.wake()
+        member.withheld = frozenset()
+        running.log.broker.wake()
 
-    log._read = all_but_events
     return reads
 
 
@@ -95,7 +88,7 @@ async def test_an_attempt_whose_partition_went_while_it_looked_for_an_outcome_do
         w.store.get_outcome = slow
         await w.clock.advance(LEASE_SECONDS + 1)
         assert asked.is_set()
-        running.log.reassign(frozenset())
+        running.log.members[0].reassign(frozenset())
         w.broker.wake()
         await settle()
         known.set()
@@ -110,8 +103,8 @@ async def moved_on(w: World) -> Task:
     task = await w.submit(image_params=LONG)
     second = await w.start()
     partition = w.broker.partition_of(task.model_name)
-    first.log.reassign(first.log.owned - {partition})
-    second.log.reassign(second.log.owned | {partition})
+    first.log.members[0].reassign(first.log.members[0].assigned - {partition})
+    second.log.members[0].reassign(second.log.members[0].assigned | {partition})
     w.broker.wake()
     await w.clock.advance(1)
     assert w.started(task) == [1]

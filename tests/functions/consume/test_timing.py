@@ -58,11 +58,11 @@ async def test_a_task_whose_partition_leaves_and_returns_is_not_started_beside_i
         running = await w.start()
         lose_started(running)
         task = await w.submit(image_params=LONG)
-        everything = running.log.owned
-        running.log.reassign(frozenset())
+        everything = running.log.members[0].assigned
+        running.log.members[0].reassign(frozenset())
         w.broker.wake()
         await w.clock.advance(1)
-        running.log.reassign(everything)
+        running.log.members[0].reassign(everything)
         w.broker.wake()
         await w.clock.advance(20)
         assert (w.status(task), len(w.runner.ran)) == ("completed", 1)

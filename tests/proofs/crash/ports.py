@@ -11,7 +11,8 @@ from tasks.capabilities import RunnerDescription, ServedModel
 from tasks.errors import QueueUnavailable, RunnerLost, StoreUnavailable, TaskError
 from tasks.events import Event, Outcome
 from tasks.log import Assigned, Delivery, Partition, Place, Record, Records, Revoked
-from tasks.ports import Clock, ImageStore, RunnerClient, TaskLog
+from tasks.ports import Clock, GroupMember, ImageStore, RunnerClient, TaskLog
+from tasks.preview import Preview
 from tasks.runner_api import Frame, Input, RunRequest
 from tasks.task import Task
 
@@ -138,6 +139,9 @@ class FatedLog:
     def emit(self, event: Event, partition: Partition) -> None:
         self._fate.tell(f"emit {event.kind}", lambda: None if self._fate.mute else self._log.emit(event, partition))
 
+    def emit_preview(self, preview: Preview) -> None:
+        self._fate.tell("emit preview", lambda: None if self._fate.mute else self._log.emit_preview(preview))
+
     async def append_card(self, card: ServedModel) -> None:
         await self._fate.call("append card", lambda: self._log.append_card(card), QueueUnavailable)
 
@@ -147,10 +151,31 @@ class FatedLog:
     def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         return self._log.follow(offsets)
 
-    async def own(self) -> AsyncGenerator[Delivery, None]:
+    def join(self, group: str, topics: Sequence[str], *, replayed: str | None = None) -> "FatedMember":
+        return FatedMember(lambda: self._log.join(group, topics, replayed=replayed), self._fate)
+
+    def read_events(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
+        return self._fate.stream(lambda _: "hear", self._log.read_events(offsets))
+
+    async def ends(self) -> Mapping[tuple[str, Partition], int]:
+        return await self._fate.call("ends", self._log.ends, QueueUnavailable)
+
+    async def close(self) -> None:
+        await self._log.close()
+
+
+class FatedMember:
+    """See GroupMember. A member that the group has lost joins again."""
+
+    def __init__(self, join: Callable[[], GroupMember], fate: Fate) -> None:
+        self._join = join
+        self._member = join()
+        self._fate = fate
+
+    async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         held: set[Partition] = set()
         while True:
-            async with aclosing(self._fate.stream(_delivery, self._log.own())) as deliveries:
+            async with aclosing(self._fate.stream(_delivery, self._member.deliveries())) as deliveries:
                 async for delivery in deliveries:
                     await self._fate.well()
                     match delivery:
@@ -163,18 +188,13 @@ class FatedLog:
             await self._fate.well()
             yield Revoked(frozenset(held))
             held.clear()
+            self._member = self._join()
 
-    def listen(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
-        return self._fate.stream(lambda _: "hear", self._log.listen(offsets))
-
-    def commit(self, lane: str, partition: Partition, offset: int) -> None:
-        self._fate.tell("commit", lambda: self._log.commit(lane, partition, offset))
-
-    async def ends(self) -> Mapping[tuple[str, Partition], int]:
-        return await self._fate.call("ends", self._log.ends, QueueUnavailable)
+    def commit(self, topic: str, partition: Partition, offset: int) -> None:
+        self._fate.tell("commit", lambda: self._member.commit(topic, partition, offset))
 
     async def close(self) -> None:
-        await self._log.close()
+        await self._member.close()
 
 
 class FatedStore:

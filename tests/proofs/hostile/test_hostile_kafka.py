@@ -1,4 +1,4 @@
-"""Records on a real lane that no writer of ours would write: each is buried, and the queue goes on."""
+"""Records on a real lane that the service never writes: each becomes a dead letter, and the queue goes on."""
 
 import asyncio
 import uuid
@@ -17,14 +17,14 @@ from adapters.memory_runner import MemoryRunner
 from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.consume.consumer import build_consumer
-from tests.adapters.test_log import kafka_settings
 from tests.conftest import KafkaServer
 from tests.proofs.hostile.raw_kafka import write_header_name
+from tests.support.kafka import kafka_settings
 from tests.support.world import card
 
 GOOD = b'{"task_id": "%s", "model_name": "sd-mini", "prompt": "a red circle"}'
 LARGEST = 1_048_588 - 100
-"""What a broker's default takes, less what wraps the value."""
+"""The largest value that a broker takes by default: its limit minus the overhead of the record."""
 
 
 @asynccontextmanager
@@ -103,7 +103,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-async def test_the_record_is_buried_and_the_next_task_ends(kafka: KafkaServer, what: str) -> None:
+async def test_the_record_becomes_a_dead_letter_and_the_next_task_ends(kafka: KafkaServer, what: str) -> None:
     settings = kafka_settings(kafka.bootstrap)
     await asyncio.to_thread(create_topics, settings)
     record = HOSTILE[what]
@@ -124,11 +124,11 @@ async def test_the_record_is_buried_and_the_next_task_ends(kafka: KafkaServer, w
             assert headers["kafka_dlt-original-size"] == str(len(value)).encode()
 
 
-async def test_a_header_whose_name_is_no_text_stops_nobody(kafka: KafkaServer) -> None:
+async def test_a_header_whose_name_is_not_utf8_stops_nothing(kafka: KafkaServer) -> None:
     settings = kafka_settings(kafka.bootstrap)
     await asyncio.to_thread(create_topics, settings)
     async with consuming(settings) as store:
-        # By then the interpreter has its quick ways through the reader, and one of them does not see the client's error.
+        # After these records CPython has specialised the calls of the reader; see adapters/kafka_record.py.
         for task_id in (warm := [uuid.uuid4().hex for _ in range(40)]):
             await asyncio.to_thread(write, settings, GOOD % task_id.encode(), headers=[("a", b"b")])
         await ends(store, warm[-1])

@@ -150,7 +150,7 @@ async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch
             (w.store, "put_image", "pictures"),
             (w.store, "put_outcome", "outcome"),
             (running.log, "append_event", "event"),
-            (running.log, "commit", "commit"),
+            (running.log.members[0], "commit", "commit"),
         ):
             noted(w, part, name, step)
         await w.submit(image_params={"num_images": 2})

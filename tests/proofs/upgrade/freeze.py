@@ -15,7 +15,8 @@ from typing import Any
 
 from adapters.clock import settle
 from adapters.memory_log import EVENTS
-from adapters.view import VERSION, View
+from adapters.view import View
+from adapters.view_file import VERSION
 from config.settings import Settings
 from tasks.accept import accept
 from tasks.errors import GenerationFailed

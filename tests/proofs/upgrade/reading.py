@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from adapters.kafka_group import _noted_ms
+from adapters.kafka_commit_times import metadata_ms
 from tasks.capabilities import ServedModel
 from tasks.events import parse_event
 from tasks.runner_api import Decoder, RunRequest
@@ -56,7 +56,7 @@ MODELS: Mapping[str, Callable[[bytes], Any]] = {
 """The reader of every sample that is one JSON object of a model."""
 OTHERS: Mapping[str, Callable[[Any], object]] = {
     "frames": lambda frames: list(Decoder().feed(bytes.fromhex("".join(frames)))),
-    "commit": lambda commit: _noted_ms(commit["metadata"]),
+    "commit": lambda commit: metadata_ms(commit["metadata"]),
     "view": lambda view: view["user_version"],
 }
 

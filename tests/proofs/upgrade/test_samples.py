@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.kafka_group import _noted_ms
+from adapters.kafka_commit_times import metadata_ms
 from tasks.events import Outcome
 from tests.proofs.upgrade.reading import (
     FROM_THE_FUTURE,
@@ -115,4 +115,4 @@ def test_no_outcome_says_that_a_task_goes_on(status: str):
 
 @pytest.mark.parametrize("metadata", ["", None, "2;1800000058000", '{"at": 1800000058000}', "-1", "1.5", "\u0661"])
 def test_a_commit_whose_note_is_not_understood_lets_all_events_be_read(metadata: str | None):
-    assert _noted_ms(metadata) == 0
+    assert metadata_ms(metadata) == 0

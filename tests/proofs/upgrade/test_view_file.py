@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapters.view import VERSION, View
+from adapters.view import View
+from adapters.view_file import VERSION
 from tasks.events import KINDS
 from tests.proofs.upgrade.reading import VERSIONS, sample
 from tests.support.world import LANES
@@ -86,4 +87,4 @@ def test_a_view_of_one_form_holds_the_same_columns_and_has_read_the_same_kinds_o
     tables = [line for line in kept["sql"] if line.startswith("CREATE ")]
     today = [line for line in view._db.iterdump() if line.startswith("CREATE ")]
     view.close()
-    assert (tables, set(kept["kinds"])) == (today, KINDS), "raise VERSION in adapters/view.py"
+    assert (tables, set(kept["kinds"])) == (today, KINDS), "raise VERSION in adapters/view_file.py"

@@ -1,0 +1,18 @@
+"""Settings for a test on the real broker, so that tests which share it do not meet."""
+
+import uuid
+
+from config.settings import Settings
+
+PARTITIONS = 4
+
+
+def kafka_settings(bootstrap: str) -> Settings:
+    """Settings with a topic prefix and a consumer group of their own."""
+    prefix = f"t{uuid.uuid4().hex[:8]}"
+    return Settings(
+        kafka_bootstrap_servers=bootstrap,
+        kafka_topic_prefix=prefix,
+        kafka_group=f"{prefix}.group",
+        kafka_partitions=PARTITIONS,
+    )
