@@ -31,7 +31,7 @@ _REQUEST_EXAMPLE = {
     "model_name": "sd-mini",
     "prompt": "a red circle on a blue background",
     "negative_prompt": "a green background",
-    "image_params": {"width": 128, "height": 128, "steps": 20, "seed": 7},
+    "image_params": {"width": 64, "height": 64, "steps": 20, "seed": 7},
     "loras": [{"name": "night", "weight": 0.5}],
     "user_id": "ada",
     "topic": "online_task",

@@ -49,6 +49,6 @@ async def test_the_status_says_at_which_size_a_stand_in_draws():
         await settle()
         body = {**BODY, "model_name": "stable-diffusion-v1-5", "image_params": {"width": 1024, "height": 512}}
         document = (await client.post("/generate_image", json=body)).json()
-        assert document["drawn_at"] == {"width": 64, "height": 64}
+        assert document["drawn_at"] == {"width": 64, "height": 32}
         refusal = await client.post("/generate_image", json={**body, "model_name": "sd-mini"})
         assert refusal.json()["code"] == "size_not_supported"
