@@ -59,3 +59,7 @@ class MemoryStore:
         """See ImageStore."""
         self._check()
         return self.objects.setdefault(key, data)
+
+    async def check_reachable(self) -> None:
+        """See ImageStore."""
+        self._check()

@@ -29,6 +29,8 @@ _THREADS = 16
 _RETRY_AFTER = 2.0
 _CONFLICT_TRIES, _CONFLICT_PAUSE_SECONDS = 10, 0.1
 """How often a conditional write is tried while other writes of the same name are in progress, and the pause between."""
+_PROBE_KEY = "system/probe"
+"""Nothing is stored here: that it is missing shows that bucket and credentials work."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -132,6 +134,12 @@ class S3Store:
                         return await self._get(key)
                     await asyncio.sleep(_CONFLICT_PAUSE_SECONDS)
             raise StoreUnavailable(f"Other writes of {key} are in progress.", retry_after=_RETRY_AFTER)
+
+    async def check_reachable(self) -> None:
+        """See ImageStore."""
+        # A GET, because the answer to HEAD has no body and so cannot tell a missing bucket from a missing object.
+        with contextlib.suppress(UnknownImage):
+            await self._get(_PROBE_KEY)
 
     def close(self) -> None:
         """End the threads. Calls that have not started are cancelled."""

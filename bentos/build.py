@@ -1,6 +1,6 @@
-"""`python -m bentos.build [MODEL ...]`: the gateway's Bento, and a runner's for each model folder or those named.
+"""`python -m bentos.build [MODEL ...]` builds the gateway's Bento, and a runner's for each model, or for those named.
 
-`bentoml serve ai-image-gen-gateway:latest` and `bentoml serve ai-image-gen-runner-MODEL:latest` need no network then.
+`bentoml serve ai-image-gen-gateway:latest` and `bentoml serve ai-image-gen-runner-MODEL:latest` then need no network.
 """
 
 import json
@@ -17,28 +17,35 @@ from config.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 _RUNNER_ROOMS = ("config", "tasks", "runners")
-_RUNNER_FILES = ("bentos/__init__.py", "bentos/hosting.py", "bentos/runner.py", "requirements/runner.txt")
+_RUNNER_FILES = (
+    "bentos/__init__.py",
+    "bentos/hosting.py",
+    "bentos/runner.py",
+    "bentos/signals.py",
+    "requirements/runner.txt",
+)
 
 
 def model_folders(cache: Path) -> list[str]:
     """The names of the model folders: those in diffusers format."""
-    return sorted(found.parent.name for found in cache.glob("*/model_index.json"))
+    return sorted(index.parent.name for index in cache.glob("*/model_index.json"))
 
 
 def build_gateway() -> str:
-    """Build the gateway; its tag."""
+    """Build the gateway's Bento and return its tag."""
     return _build(ROOT)
 
 
 def build_runner(cache: Path, model: str) -> str:
-    """Build the runner of one model, weights included; its tag."""
+    """Build the Bento of one model's runner, weights included, and return its tag."""
     with _staged(cache, model) as folder:
         return _build(folder)
 
 
 @contextmanager
 def _staged(cache: Path, model: str) -> Iterator[Path]:
-    """A folder of what a runner needs, and nothing else; beside the cache, so that weights are linked, not copied."""
+    """A folder with what a runner needs and nothing else. It lies in the cache, so that weights can be linked instead
+    of copied."""
     with tempfile.TemporaryDirectory(prefix="bento-", dir=cache) as name:
         folder = Path(name)
         for room in _RUNNER_ROOMS:
@@ -57,7 +64,7 @@ def _link(source: str, target: str) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError:
-        # A file system without links, or one mounted read-only from elsewhere.
+        # The file system has no hard links, or the target lies on another one.
         shutil.copy(source, target)
 
 
@@ -72,22 +79,22 @@ def _runner_bentofile(model: str) -> dict[str, object]:
 
 
 def _build(folder: Path) -> str:
-    # BentoML keeps the arguments of the first build of a process for all later ones.
+    # In a process of its own: BentoML reuses the arguments of the first build for all later ones.
     command = [sys.executable, "-m", "bentoml", "build", str(folder), "--output", "tag"]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"bentoml could not build {folder}; it said why above.")
-    return done.stdout.strip().removeprefix("__tag__:")
+    result = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"bentoml could not build {folder}; its output above says why.")
+    return result.stdout.strip().removeprefix("__tag__:")
 
 
 def main(names: Sequence[str]) -> None:
-    """Build all and say the tags."""
+    """Build the Bentos and print their tags."""
     cache = load_settings().model_cache_dir.resolve()
-    there = model_folders(cache)
-    if missing := sorted(set(names) - set(there)):
-        sys.exit(f"{cache} has no model {', '.join(missing)}. Models: {', '.join(there) or 'none'}.")
+    models = model_folders(cache)
+    if missing := sorted(set(names) - set(models)):
+        sys.exit(f"{cache} has no model {', '.join(missing)}. Models: {', '.join(models) or 'none'}.")
     print(build_gateway())
-    for model in names or there:
+    for model in names or models:
         print(build_runner(cache, model))
 
 

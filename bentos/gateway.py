@@ -8,14 +8,15 @@ import bentoml
 from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.s3_store import S3Store
-from bentos.hosting import HostedApp, RootMiddleware, end_at_second_signal
+from bentos.hosting import HostedApp, RootMiddleware
+from bentos.signals import end_at_second_signal
 from bentos.slow_clients import limit_connections, serve_with_patience
 from config.logging import configure_logging
 from config.settings import load_settings
-from functions.api.gateway import build_gateway, open_keys
+from functions.api.app import build_gateway, open_keys
 
-_opened = HostedApp()
-# Looked at here too, so that a wrong file ends the server, and not one worker after the other.
+_hosted = HostedApp()
+# Read at import too, so that an unusable file ends the server instead of one worker after the other.
 open_keys(load_settings())
 
 
@@ -30,7 +31,7 @@ open_keys(load_settings())
     logging={"access": {"enabled": False}},
 )
 class GatewayService:
-    """Submit, status, pictures, cancel, events, models."""
+    """Submit, status, images, cancel, events, models."""
 
     @bentoml.on_startup
     async def open(self) -> None:
@@ -40,22 +41,22 @@ class GatewayService:
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
         limit_connections(settings.client_timeout, settings.max_connections)
         store = S3Store(settings)
-        _opened.on_close(store.close)
+        _hosted.on_close(store.close)
         gateway = build_gateway(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
-        await _opened.open(gateway.app)
+        await _hosted.open(gateway.app)
 
         async def leave() -> None:
-            gateway.follower.stop_waiting()
+            gateway.stop_waiting()
             await asyncio.sleep(settings.gateway_notice)
 
-        _opened.on_sigterm(leave, settings.gateway_grace)
+        _hosted.on_sigterm(leave, settings.gateway_grace)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """End open waits, flush, close."""
-        await _opened.close()
+        """Answer open waits, flush, close."""
+        await _hosted.close()
 
 
 serve_with_patience()
 end_at_second_signal()
-GatewayService.add_asgi_middleware(RootMiddleware, opened=_opened)  # type: ignore[attr-defined]
+GatewayService.add_asgi_middleware(RootMiddleware, hosted=_hosted)  # type: ignore[attr-defined]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import bentoml
 
-from bentos.hosting import HostedApp, RootMiddleware, end_at_second_signal
+from bentos.hosting import HostedApp, RootMiddleware
+from bentos.signals import end_at_second_signal
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 
-_opened = HostedApp()
+_hosted = HostedApp()
 _ROOT = Path(__file__).resolve().parents[1]
 _LAST_FRAMES_SECONDS = 5.0
 _BUILT_FOR = _ROOT / "bento_model.txt"
@@ -73,14 +74,14 @@ class RunnerService:
         except UnusableModel as error:
             die(str(error))
         app = build_app(folder, settings)
-        await _opened.open(app)
-        _opened.on_sigterm(app.state.leave, _LAST_FRAMES_SECONDS)
+        await _hosted.open(app)
+        _hosted.on_sigterm(app.state.leave, _LAST_FRAMES_SECONDS)
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Finish the tasks in work."""
-        await _opened.close()
+        await _hosted.close()
 
 
 end_at_second_signal()
-RunnerService.add_asgi_middleware(RootMiddleware, opened=_opened)  # type: ignore[attr-defined]
+RunnerService.add_asgi_middleware(RootMiddleware, hosted=_hosted)  # type: ignore[attr-defined]

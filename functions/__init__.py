@@ -1,1 +1,1 @@
-"""What happens between a request and its picture: submit, status, consume."""
+"""The functions of the service: submit and status, HTTP before them (api), and consume behind the queue."""

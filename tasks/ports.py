@@ -155,6 +155,10 @@ class ImageStore(Protocol):
         """Write the object if there is none of this name yet. Returns the stored bytes: these, or the earlier ones."""
         ...
 
+    async def check_reachable(self) -> None:
+        """Return if the store can be reached and its bucket exists. Reads nothing that is secret."""
+        ...
+
 
 class RunnerClient(Protocol):
     """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost."""

@@ -1,4 +1,4 @@
-"""A caller who waits, for as long as there is one."""
+"""Work that ends when its client hangs up."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,7 +10,8 @@ T = TypeVar("T")
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What the work gives; None: the caller hung up before, and the work was ended."""
+    """The result of the work; None where the client hung up before that and the work was canceled. The request's body
+    must have been read."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -1,220 +1,122 @@
-"""The HTTP API: routes, and how the gateway is put together."""
+"""Everything that can be asked of the gateway, for every face: no HTTP here."""
 
 import asyncio
-import contextlib
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi_offline import FastAPIOffline
-
-from adapters.view import View
 from config.settings import Settings
-from functions.api import openapi as describe
-from functions.api import problems
-from functions.api.auth import Authenticator, Caller
-from functions.api.disconnect import until_disconnect
-from functions.api.headers import joined, single, traceparent, wait_seconds, wants_image
-from functions.api.health import Health, HealthLayer
-from functions.api.image_response import give, pick
-from functions.api.keys import ApiKeyFile, BadKeys
-from functions.api.metrics import GatewayMetrics
-from functions.api.request_body import parse_request, read_body
-from functions.api.sse import stream
-from functions.status.model_list import list_models
-from functions.status.status import Known, Status
+from functions.api.caller import Caller
+from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
+from functions.status.model_list import ModelList, list_models
+from functions.status.status import Status
 from functions.status.task_index import TaskIndex
 from functions.submit.submit import Submit
-from functions.submit.task_ids import TaskIds
-from tasks.errors import InvalidRequest, RangeNotSatisfiable, UnknownTask, from_code
-from tasks.ports import Clock, ImageStore, TaskLog
-from tasks.queues import Queues
-from tasks.task import CONTENT_TYPES
-
-log = logging.getLogger("api")
-
-Call = Callable[[Request, Caller], Awaitable[Response]]
+from tasks.errors import ImageNotReady, NoImage, UnknownImage, UnknownTask
+from tasks.events import StoredImage
+from tasks.task import GenerateRequest
 
 
-@dataclass(frozen=True)
 class Gateway:
-    """The parts of a gateway."""
+    """Submit and status on behalf of a caller. For a task that the caller does not own each method raises UnknownTask,
+    exactly as for one that does not exist."""
 
-    app: FastAPI
-    follower: TaskIndex
-    status: Status
-    submit: Submit
-    health: Health
+    def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links) -> None:
+        """`links`: where clients find what the status document refers to."""
+        self.settings = settings
+        self.index: TaskIndex = status.index
+        """All tasks, as this gateway has read them."""
+        self._submit = submit
+        self._status = status
+        self._links = links
+        self._submitting: set[asyncio.Task[TaskSnapshot]] = set()
 
+    async def generate(
+        self,
+        request: GenerateRequest,
+        caller: Caller,
+        *,
+        wait: float | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> TaskSnapshot:
+        """Submit, and with `wait` return when the task has ended or so many seconds have passed.
 
-def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clock) -> Gateway:
-    """A gateway on these adapters. Its app follows the log while its lifespan lasts. Exits with a sentence where the
-    file of API keys cannot be used."""
-    gate = Authenticator(open_keys(settings))
-    follower = TaskIndex(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
-    status = Status(task_log, store, follower, clock, settings.public_url)
-    submit = Submit(settings, task_log, follower, status, TaskIds(store), clock)
-    metrics = GatewayMetrics()
-    health = Health(task_log, store, follower, metrics)
+        Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
+        NotAllowedByKey and what `Submit` raises.
+        """
+        submitted = self._submit_for(request, caller, idempotency_key, traceparent)
+        if wait is None:
+            return await submitted
+        snapshot = await self._uninterrupted(submitted)
+        return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.ensure_future(follower.run())
-        following.add_done_callback(_crash)
-        tidying = asyncio.ensure_future(_forget_old(follower.view, clock, settings.view_hours * 3600))
-        try:
-            yield
-        finally:
-            follower.stop_waiting()
-            following.cancel()
-            tidying.cancel()
-            await asyncio.gather(following, tidying, return_exceptions=True)
-            await task_log.close()
-            follower.view.close()
+    async def _submit_for(
+        self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
+    ) -> TaskSnapshot:
+        if caller.user is not None:
+            if not self.index.started:
+                # The model cards, by which a key's aliases are understood, come from the log.
+                await self.index.caught_up()
+            request = caller.restrict(request, self.index.view.cards(), self.settings.lane_names)
+        return await self._submit(request, idempotency_key, traceparent)
 
-    app = FastAPIOffline(title=describe.TITLE, lifespan=lifespan)
-    app.add_middleware(HealthLayer, health=health)
-    problems.install(app, metrics)
-    _routes(app, settings, submit, status, metrics, gate)
-    describe.install(app, keys=gate.closed)
-    return Gateway(app, follower, status, submit, health)
+    async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
+        submitting = asyncio.ensure_future(submitted)
+        self._submitting.add(submitting)  # the event loop itself keeps only a weak reference
+        submitting.add_done_callback(self._submitting.discard)
+        return await asyncio.shield(submitting)
 
-
-def open_keys(settings: Settings) -> ApiKeyFile | None:
-    """The API keys, or None where they are off. Exits with a sentence where their file cannot be used."""
-    try:
-        return ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
-    except BadKeys as error:
-        raise SystemExit(str(error)) from error
-
-
-async def _forget_old(view: View, clock: Clock, seconds: float) -> None:
-    while True:
-        # Often, so that each time it is little: it holds up everybody else.
-        view.prune(clock.now() - seconds)
-        await clock.sleep(60)
-
-
-def _crash(following: "asyncio.Future[None]") -> None:
-    if not following.cancelled() and (error := following.exception()) is not None:
-        # A gateway that follows nothing would answer with old news for ever.
-        log.critical("the gateway cannot follow the queue: %s", error)
-        raise SystemExit(1)
-
-
-def _routes(
-    app: FastAPI, settings: Settings, submit: Submit, status: Status, metrics: GatewayMetrics, gate: Authenticator
-) -> None:
-    follower = status.follower
-
-    def route(method: str, path: str) -> Callable[[Call], Call]:
-        seconds = metrics.seconds.labels(path)
-
-        def add(call: Call) -> Call:
-            async def timed(request: Request) -> Response:
-                began = time.perf_counter()
-                code = 500
-                try:
-                    # Here, so that no route can be without it.
-                    answer = await call(request, gate.caller(request))
-                    code = answer.status_code
-                    return answer
-                except Exception as error:
-                    code = getattr(error, "status", 500)
-                    raise
-                finally:
-                    seconds.observe(time.perf_counter() - began)
-                    metrics.requests.labels(path, code).inc()
-
-            methods = ["GET", "HEAD"] if method == "GET" else [method]
-            app.add_route(path, timed, methods=methods, include_in_schema=False)
-            return call
-
-        return add
-
-    def answer(known: Known, code: int, **headers: str) -> JSONResponse:
-        return JSONResponse(status.document(known), code, {"Cache-Control": "no-store", **headers})
-
-    async def owned(task_id: str, caller: Caller) -> Known:
-        known = await status.get(task_id)
-        if not caller.owns(known.task):
+    async def get(self, task_id: str, caller: Caller) -> TaskSnapshot:
+        """The caller's task as it is now. Raises UnknownTask, QueueUnavailable, StoreUnavailable, StartingUp."""
+        snapshot = await self._status.get(task_id)
+        if caller.user is not None and not caller.owns(snapshot.task):
             raise UnknownTask
-        return known
+        return snapshot
 
-    @route("POST", "/generate_image")
-    async def generate_image(request: Request, caller: Caller) -> Response:
-        parsed = parse_request(await read_body(request.headers, request.stream(), settings.body_limit))
-        if not follower.started:
-            await follower.caught_up()
-        parsed = caller.request(parsed, follower.view.cards(), settings.lane_names)
-        seconds = wait_seconds(joined(request.headers, "prefer"), settings.wait_limit)
-        accept = joined(request.headers, "accept")
-        picture = seconds is not None and wants_image(accept, CONTENT_TYPES[parsed.image_params.format or "png"])
-        key = single(request.headers, "Idempotency-Key")
-        known = await submit(parsed, key, traceparent(request.headers))
-        task_id = known.task.task_id
-        headers = {"Location": f"{settings.public_url}/check_status/{task_id}"}
-        if seconds is None:
-            # A small picture may be done before its own 202 is: only a repeated request is told the end with a 200.
-            return answer(known, 200 if key is not None and known.state.ended else 202, **headers)
-        headers["Preference-Applied"] = f"wait={seconds:g}"
-        if not known.state.ended:
-            known = await until_disconnect(request, status.wait(task_id, seconds)) or known
-        if not known.state.ended:
-            return answer(known, 202, **headers)
-        if not picture:
-            return answer(known, 200, **headers)
-        if known.outcome is not None and known.outcome.error is not None:
-            raise from_code(known.outcome.error.code, known.outcome.error.message)
-        given = await give(status.store, pick(known, 0))
-        return Response(given.body, given.status, {**given.headers, **headers, "X-Task-Id": task_id})
+    async def wait(self, task_id: str, caller: Caller, seconds: float) -> TaskSnapshot:
+        """The caller's task when it has ended or so many seconds have passed. Raises what `get` raises."""
+        await self.get(task_id, caller)
+        return await self._status.wait(task_id, seconds)
 
-    @route("GET", "/check_status/{task_id}")
-    async def check_status(request: Request, caller: Caller) -> Response:
-        seconds = wait_seconds(joined(request.headers, "prefer"), settings.wait_limit)
-        task_id = request.path_params["task_id"]
-        known = await owned(task_id, caller)
-        if seconds is None:
-            return answer(known, 200)
-        known = await until_disconnect(request, status.wait(task_id, seconds)) or known
-        return answer(known, 200, **{"Preference-Applied": f"wait={seconds:g}"})
+    async def changes(
+        self, task_id: str, caller: Caller, heartbeat: float
+    ) -> AsyncGenerator[TaskSnapshot | None, None]:
+        """The caller's task now and after every change until it has ended, see `Status.changes`. Raises what `get`
+        raises before the first of them."""
+        await self.get(task_id, caller)
+        return self._status.changes(task_id, heartbeat)
 
-    @route("GET", "/get_image/{task_id}")
-    async def get_image(request: Request, caller: Caller) -> Response:
-        index = request.query_params.get("index", "0")
-        if not index.isascii() or not index.isdecimal() or len(index) > 6:
-            raise InvalidRequest("index must be a number from 0.", field="index")
-        image = pick(await owned(request.path_params["task_id"], caller), int(index))
-        try:
-            given = await give(
-                status.store,
-                image,
-                if_none_match=joined(request.headers, "if-none-match"),
-                range_header=request.headers.get("range", ""),
-                if_range=request.headers.get("if-range", ""),
-            )
-        except RangeNotSatisfiable as error:
-            return problems.problem(request, error, {"Content-Range": f"bytes */{image.size}"})
-        return Response(given.body, given.status, given.headers)
+    async def cancel(self, task_id: str, caller: Caller) -> TaskSnapshot:
+        """Ask for the cancel of the caller's task. Raises AlreadyEnded and what `get` raises."""
+        return await self._status.cancel(await self.get(task_id, caller))
 
-    @route("POST", "/cancel_task/{task_id}")
-    async def cancel_task(request: Request, caller: Caller) -> Response:
-        await owned(request.path_params["task_id"], caller)
-        known = await status.cancel(request.path_params["task_id"])
-        return answer(known, 200 if known.state.ended else 202)
+    async def image(self, task_id: str, caller: Caller, index: int = 0) -> StoredImage:
+        """The image of this index of the caller's task, to be read by `read_image`. Raises what `get` and
+        `image_of` raise."""
+        return image_of(await self.get(task_id, caller), index)
 
-    @route("GET", "/events/{task_id}")
-    async def events(request: Request, caller: Caller) -> Response:
-        task_id = request.path_params["task_id"]
-        await owned(task_id, caller)
-        told = stream(status, task_id) if request.method == "GET" else ()
-        return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    async def read_image(self, image: StoredImage, byte_range: tuple[int, int] | None = None) -> bytes:
+        """The image's bytes, or those of (first, last), both included. Raises StoreUnavailable, UnknownImage."""
+        return await self._status.store.get_image(image.key, byte_range)
 
-    @route("GET", "/models")
-    async def models(request: Request, caller: Caller) -> Response:
-        usable = caller.usable(follower.view.cards())
-        listed = [entry for entry in list_models(follower) if (entry["alias_of"] or entry["model_name"]) in usable]
-        return JSONResponse({"models": listed}, headers={"Cache-Control": "no-store"})
+    def models(self, caller: Caller) -> ModelList:
+        """The models that the caller may use, and what each can do."""
+        return list_models(self.index, caller.usable(self.index.view.cards()))
+
+    def document(self, snapshot: TaskSnapshot) -> TaskStatus:
+        """The status document of the task, with its place in the queue as it is now."""
+        return make_document(snapshot, self.index.queues, self.index.view.cards(), self._links)
+
+
+def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:
+    """The task's image of this index. Raises ImageNotReady, NoImage, UnknownImage."""
+    status, outcome = snapshot.state.status, snapshot.outcome
+    if not snapshot.state.ended:
+        raise ImageNotReady(f"The task is {status}.")
+    images = outcome.images if outcome else ()
+    if not images:
+        reason = outcome.error.message if outcome and outcome.error else ""
+        raise NoImage(f"The task is {status}. {reason}".strip())
+    if not 0 <= index < len(images):
+        raise UnknownImage(f"The task has images 0 to {len(images) - 1}.", field="index")
+    return images[index]

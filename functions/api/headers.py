@@ -1,33 +1,32 @@
-"""What a caller's headers say: `Prefer: wait=N` (RFC 7240), `Accept` (RFC 9110), `traceparent` (W3C Trace Context)."""
+"""The headers of a request: `Prefer: wait=N` (RFC 7240), `Accept` (RFC 9110), and headers in several lines."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 
 from tasks.errors import InvalidRequest, NotAcceptable
 
 _WAIT = re.compile(r"^wait\s*=\s*\"?(\d{1,6})\"?$", re.IGNORECASE)
-_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 JSON = "application/json"
 
 
 def joined(headers: Headers, name: str) -> str:
-    """The header that may come in several lines, as the one list that they are."""
+    """A list header, whose lines together are one list."""
     return ", ".join(headers.getlist(name))
 
 
 def single(headers: Headers, name: str) -> str | None:
-    """The header that says one thing. Raises InvalidRequest where it comes twice."""
+    """A header with one value. Raises InvalidRequest where it comes twice."""
     lines = headers.getlist(name)
     if len(lines) > 1:
-        raise InvalidRequest(f"{name} must come once.", field=name)
+        raise InvalidRequest(f"{name} must be sent once.", field=name)
     return lines[0] if lines else None
 
 
 def wait_seconds(prefer: str, limit: float) -> float | None:
-    """How long the caller wants to wait, at most `limit`; None: not at all. What is not understood is ignored, as the
-    RFC has it."""
+    """Seconds that the client wants to wait, at most `limit`; None where it does not. The RFC has unknown preferences
+    ignored."""
     for part in re.split(r"[,;]", prefer):
         if match := _WAIT.match(part.strip()):
             return min(float(match.group(1)), limit)
@@ -36,7 +35,7 @@ def wait_seconds(prefer: str, limit: float) -> float | None:
 
 def accepted_types(accept: str) -> list[tuple[str, float]]:
     """The media ranges of an Accept header with their weights; an empty one accepts all."""
-    found = []
+    ranges = []
     for part in accept.split(","):
         media, *params = (piece.strip().lower() for piece in part.split(";"))
         if not media:
@@ -46,8 +45,8 @@ def accepted_types(accept: str) -> list[tuple[str, float]]:
             name, _, value = param.partition("=")
             if name.strip() == "q":
                 weight = _weight(value)
-        found.append((media, weight))
-    return found or [("*/*", 1.0)]
+        ranges.append((media, weight))
+    return ranges or [("*/*", 1.0)]
 
 
 def _weight(value: str) -> float:
@@ -59,34 +58,28 @@ def _weight(value: str) -> float:
 
 
 def weight_of(media: str, accepted: Iterable[tuple[str, float]]) -> float:
-    """The weight the caller gives this type: that of the most specific range that covers it; 0: not acceptable."""
+    """The weight that the client gives this type: that of the most specific range that covers it; 0: not acceptable."""
     best = (-1, 0.0)
-    for wanted, weight in accepted:
-        if wanted == media:
+    for media_range, weight in accepted:
+        if media_range == media:
             best = max(best, (2, weight))
-        elif wanted.endswith("/*") and wanted != "*/*" and media.startswith(wanted[:-1]):
+        elif media_range.endswith("/*") and media_range != "*/*" and media.startswith(media_range[:-1]):
             best = max(best, (1, weight))
-        elif wanted == "*/*":
+        elif media_range == "*/*":
             best = max(best, (0, weight))
     return best[1]
 
 
 def wants_image(accept: str, content_type: str) -> bool:
-    """Whether a finished wait is answered with the picture. Raises NotAcceptable where the caller takes pictures, but
-    not of this type, and no JSON either."""
+    """Whether a wait that ends with the task is answered by the image itself. Raises NotAcceptable where the client
+    accepts neither this type nor JSON."""
     accepted = accepted_types(accept)
     image, document = weight_of(content_type, accepted), weight_of(JSON, accepted)
     if image == document == 0:
         raise NotAcceptable(
-            f"The picture will be {content_type}, and you accept {accept}.",
+            f"The image will be {content_type}, and the request accepts {accept}.",
             field="Accept",
             allowed=[content_type, JSON],
         )
     named = any(media.startswith("image/") for media, weight in accepted if weight)
     return named and image >= document
-
-
-def traceparent(headers: Mapping[str, str]) -> str | None:
-    """The caller's trace; one that is not written as the standard has it counts as none."""
-    value = headers.get("traceparent", "")
-    return value if _TRACE.fullmatch(value) else None

@@ -1,4 +1,4 @@
-"""What the gateway counts. No user and no task is ever a label."""
+"""The metrics of the gateway. No user and no task is ever a label."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -6,7 +6,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 
 class GatewayMetrics:
-    """The gateway's metrics, in a registry of their own."""
+    """The metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         """All at zero."""

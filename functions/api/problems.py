@@ -1,58 +1,61 @@
-"""Every error as a problem document (RFC 9457)."""
+"""The problem document (RFC 9457): what every error of the API is answered with."""
 
-import logging
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from functions.api.metrics import GatewayMetrics
-from tasks.errors import MethodNotAllowed, NotFound, TaskError, WorkerFailed
+from tasks.errors import ERRORS, MethodNotAllowed, NotFound, TaskError
 
-log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
 
 
-def problem(request: Request, error: TaskError, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The answer for this error."""
-    headers = dict(headers or {})
+class Problem(BaseModel):
+    """An error."""
+
+    type: str = Field(description="Where the error is explained.")
+    title: str = Field(description="The error in one sentence.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What went wrong this time.")
+    code: Annotated[str, WithJsonSchema({"type": "string", "enum": sorted(ERRORS)})] = Field(
+        description="The error's stable name."
+    )
+    instance: str | None = Field(default=None, description="The path of the request.")
+    field: str | None = Field(default=None, description="The field or header that is wrong.")
+    allowed: list[str] | None = Field(default=None, description="What would have been accepted.")
+
+
+def problem_of(error: TaskError, path: str) -> tuple[Problem, dict[str, str]]:
+    """The problem document of this error at this path, and the headers that belong to it."""
+    headers = {"Cache-Control": "no-store"}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if error.status == 401:
+    if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="ai-image-gen"'
-    headers["Cache-Control"] = "no-store"
-    return JSONResponse(
-        error.problem(instance=request.scope["path"]),
-        status_code=error.status,
-        headers=headers,
-        media_type="application/problem+json",
-    )
+    return Problem.model_validate(error.problem(instance=path)), headers
 
 
-def install(app: FastAPI, metrics: GatewayMetrics) -> None:
-    """Let the app answer every error with a problem document, and count those that no route of ours answered."""
+def problem_of_framework(error: HTTPException, path: str) -> tuple[Problem, dict[str, str]]:
+    """The same for an error that the framework raised because no route took the request."""
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case HTTPStatus.NOT_FOUND:
+            problem, more = problem_of(NotFound(f"There is nothing at {path}."), path)
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = headers.get("Allow", "")
+            problem, more = problem_of(MethodNotAllowed(f"Use {allowed}." if allowed else ""), path)
+        case _:
+            status = HTTPStatus(error.status_code)
+            fields = {"type": "about:blank", "title": status.phrase, "status": status, "detail": error.detail}
+            problem, more = Problem.model_validate({**fields, "code": status.name.lower(), "instance": path}), {}
+    return problem, headers | more
 
-    @app.exception_handler(TaskError)
-    async def known(request: Request, error: TaskError) -> JSONResponse:
-        return problem(request, error)
 
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        headers = dict(error.headers or {})
-        metrics.requests.labels("none", error.status_code).inc()
-        match error.status_code:
-            case 404:
-                return problem(request, NotFound(f"There is nothing at {request.scope['path']}."), headers)
-            case 405:
-                allowed = headers.get("Allow", "")
-                return problem(request, MethodNotAllowed(f"Use {allowed}." if allowed else ""), headers)
-        status = HTTPStatus(error.status_code)
-        told = {"type": "about:blank", "title": status.phrase, "status": status, "detail": error.detail}
-        told |= {"code": status.name.lower(), "instance": request.scope["path"]}
-        return JSONResponse(told, status, headers, media_type="application/problem+json")
-
-    @app.exception_handler(Exception)
-    async def ours(request: Request, error: Exception) -> JSONResponse:
-        log.error("a request failed", exc_info=error)
-        return problem(request, WorkerFailed("The gateway made a mistake; it is in its log."))
+def render_problem(problem: Problem, headers: Mapping[str, str]) -> Response:
+    """The answer with this problem document."""
+    content = problem.model_dump(exclude_none=True)
+    return JSONResponse(content, problem.status, headers, media_type=MEDIA_TYPE)

@@ -1,1 +1,1 @@
-"""Status: where a task stands, its picture, its cancel; answered from the local view, then from the store."""
+"""Status: where a task stands, its images and its cancel; from the local view, then from the store. No HTTP."""

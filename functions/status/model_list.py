@@ -1,40 +1,60 @@
-"""What can be asked of each model now."""
+"""What each model can do now: the entries of `GET /models`."""
 
+from collections.abc import Collection
 from typing import Any
+
+from pydantic import BaseModel, Field
 
 from functions.status.task_index import TaskIndex
 
-_TOLD = (
-    "family",
-    "width",
-    "height",
-    "size_multiple",
-    "min_side",
-    "max_side",
-    "max_pixels",
-    "steps",
-    "max_steps",
-    "guidance_scale",
-    "schedulers",
-    "default_scheduler",
-    "loras",
-    "max_loras",
-    "max_prompt_length",
-    "max_num_images",
-    "negative_prompt",
-    "seconds_per_megapixel_step",
-    "acceleration",
-    "version",
-    "runners",
-)
+
+class ModelEntry(BaseModel):
+    """What a request that names this model may ask for. Sizes are pixels."""
+
+    model_name: str = Field(description="The name to ask for.")
+    alias_of: str | None = Field(description="The model that serves this name, where the name is an alias.")
+    aliases: tuple[str, ...] = Field(description="The other names of the model; empty for an alias.")
+    family: str = Field(description="The model's architecture.")
+    width: int = Field(description="The default width.")
+    height: int = Field(description="The default height.")
+    size_multiple: int = Field(description="Width and height must be multiples of this.")
+    min_side: int = Field(description="The smallest width and height.")
+    max_side: int = Field(description="The largest width and height.")
+    max_pixels: int = Field(description="The largest width x height.")
+    steps: int = Field(description="The default number of steps.")
+    max_steps: int = Field(description="The largest number of steps.")
+    guidance_scale: float = Field(description="The default guidance scale.")
+    schedulers: tuple[str, ...] = Field(description="The schedulers that a request may name.")
+    default_scheduler: str = Field(description="The scheduler of a request that names none.")
+    loras: tuple[str, ...] = Field(description="The LoRAs that a request may name.")
+    max_loras: int = Field(description="How many LoRAs one request may name.")
+    max_prompt_length: int = Field(description="Characters that a prompt may have.")
+    max_num_images: int = Field(description="Images that one request may ask for.")
+    negative_prompt: bool = Field(description="Whether the model takes a negative prompt.")
+    seconds_per_megapixel_step: float = Field(description="Measured GPU seconds of one step of one megapixel.")
+    acceleration: dict[str, Any] = Field(description="What makes the runners faster, as they report it.")
+    version: str = Field(description="The version of the runners.")
+    runners: int = Field(description="How many runners of this model answered last.")
+    queued: int = Field(description="How many tasks are queued for it.")
 
 
-def list_models(follower: TaskIndex) -> list[dict[str, Any]]:
-    """One entry a name: the models, and the other names they answer to."""
+class ModelList(BaseModel):
+    """The answer of `GET /models`: one entry for every name, sorted by name."""
+
+    models: list[ModelEntry] = Field(description="One entry for every name that a request may use.")
+
+
+_FROM_CARD = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "queued"}
+
+
+def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
+    """The entries of the models of these names and of their aliases."""
     entries = []
-    for card in follower.view.cards().values():
-        facts = card.model_dump(include=set(_TOLD))
-        facts["queued"] = len(follower.queues.queue(card.model))
-        entries.append({"model_name": card.model, "alias_of": None, "aliases": card.aliases, **facts})
-        entries += [{"model_name": alias, "alias_of": card.model, "aliases": (), **facts} for alias in card.aliases]
-    return sorted(entries, key=lambda entry: str(entry["model_name"]))
+    for card in index.view.cards().values():
+        if card.model not in names:
+            continue
+        facts = card.model_dump(include=_FROM_CARD)
+        facts["queued"] = len(index.queues.queue(card.model))
+        entries.append(ModelEntry(model_name=card.model, alias_of=None, aliases=card.aliases, **facts))
+        entries += [ModelEntry(model_name=alias, alias_of=card.model, aliases=(), **facts) for alias in card.aliases]
+    return ModelList(models=sorted(entries, key=lambda entry: entry.model_name))

@@ -1,157 +1,98 @@
-"""Where a task stands: from the view, then from the store."""
+"""Where a task stands: from the view, then from the store. Also its cancel, and waiting for its end."""
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
-from adapters.view import TaskView
+from functions.status.document import TaskSnapshot
 from functions.status.task_index import TaskIndex
 from tasks.errors import AlreadyEnded, UnknownTask
-from tasks.events import CancelRequested, Outcome
-from tasks.ports import Clock, ImageStore, TaskLog
-from tasks.state import TaskState
-from tasks.task import TASK_ID, Task
+from tasks.events import CancelRequested
+from tasks.ports import Clock, ImageStore, TaskWriter
+from tasks.task import TASK_ID
 
-_LATEST = 253_402_300_799.0
-"""The end of the year 9999: no date is later."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """All that is known of a task that has a record."""
-
-    task: Task
-    state: TaskState
-    outcome: Outcome | None
-    partition: int | None
-    updated_at: float
+_TASK_ID = re.compile(TASK_ID)
 
 
 @dataclass(frozen=True)
 class Status:
-    """The status function, on these parts."""
+    """The status function. Its three lookups ask the same question at three depths: the view alone, the view and the
+    store, and both after the view has read everything that the log holds now."""
 
-    log: TaskLog
+    task_log: TaskWriter
     store: ImageStore
-    follower: TaskIndex
+    index: TaskIndex
     clock: Clock
-    public_url: str = ""
 
-    async def get(self, task_id: str) -> Known:
-        """What is known of the task. Raises UnknownTask only once everything written by now has been looked through;
-        QueueUnavailable or StoreUnavailable where it could not be."""
-        if not re.fullmatch(TASK_ID, task_id):
-            raise UnknownTask("A task id has 32 lower-case hex digits.")
-        known = self.read(task_id)
-        if known is None:
-            await self.follower.caught_up()
-            known = await self.find(task_id)
-        if known is None:
-            raise UnknownTask
-        return known
+    def find_in_view(self, task_id: str) -> TaskSnapshot | None:
+        """The task as the view has it; None where the view does not know it."""
+        return TaskSnapshot.from_view(self.index.view.get(task_id))
 
-    async def find(self, task_id: str) -> Known | None:
-        """The same from what has been read already."""
-        known = self.read(task_id)
-        if known is not None:
-            return known
+    async def find_in_view_or_store(self, task_id: str) -> TaskSnapshot | None:
+        """The task as the view has it, or else as its stored outcome tells it. Raises StoreUnavailable."""
+        snapshot = self.find_in_view(task_id)
+        if snapshot is not None:
+            return snapshot
         outcome = await self.store.get_outcome(task_id)
-        if outcome is None:
-            return None
-        state = TaskState(outcome.status, tries=outcome.tries)
-        return Known(outcome.task, state, outcome, None, outcome.at)
+        return None if outcome is None else TaskSnapshot.from_outcome(outcome)
 
-    async def wait(self, task_id: str, seconds: float) -> Known:
-        """The task once it has ended, or as it is after so many seconds, or when the gateway is about to end."""
-        with self.follower.watching(task_id) as changed:
-            known = await self.get(task_id)
+    async def get(self, task_id: str) -> TaskSnapshot:
+        """The task, wherever it is known.
+
+        Raises UnknownTask only after the view has read everything that the log holds now and the store was asked;
+        QueueUnavailable, StartingUp or StoreUnavailable where that is not possible.
+        """
+        if not _TASK_ID.fullmatch(task_id):
+            raise UnknownTask("A task id has 32 lower-case hex digits.")
+        snapshot = self.find_in_view(task_id)
+        if snapshot is None:
+            await self.index.caught_up()
+            snapshot = await self.find_in_view_or_store(task_id)
+        if snapshot is None:
+            raise UnknownTask
+        return snapshot
+
+    async def wait(self, task_id: str, seconds: float) -> TaskSnapshot:
+        """The task when it has ended, when so many seconds have passed, or when this gateway is about to end."""
+        with self.index.watching(task_id) as changed:
+            snapshot = await self.get(task_id)
             try:
                 async with asyncio.timeout(seconds):
-                    while not known.state.ended and not self.follower.closing:
+                    while not snapshot.state.ended and not self.index.closing:
                         await changed.wait()
                         changed.clear()
-                        known = await self.get(task_id)
+                        snapshot = await self.get(task_id)
             except TimeoutError:
                 return await self.get(task_id)
-        return known
+        return snapshot
 
-    async def cancel(self, task_id: str) -> Known:
-        """Ask the owner to end the task. Raises AlreadyEnded where it ended otherwise."""
-        known = await self.get(task_id)
-        if known.state.status == "canceled":
-            return known
-        if known.state.ended or known.partition is None:
-            raise AlreadyEnded(f"The task has already ended: it is {known.state.status}.")
-        await self.log.append_event(CancelRequested(task_id=task_id, at=self.clock.now()), known.partition)
-        return known
+    async def changes(self, task_id: str, heartbeat: float) -> AsyncGenerator[TaskSnapshot | None, None]:
+        """The task now and after every change, until it has ended or this gateway is about to end; None after every
+        `heartbeat` seconds without a change. Raises what `get` raises."""
+        with self.index.watching(task_id) as changed:
+            while not self.index.closing:
+                snapshot = await self.get(task_id)
+                yield snapshot
+                if snapshot.state.ended:
+                    return
+                while not changed.is_set():
+                    try:
+                        # Not wait_for: in Python 3.11 it can lose a cancellation that arrives with the change.
+                        async with asyncio.timeout(heartbeat):
+                            await changed.wait()
+                    except TimeoutError:
+                        yield None
+                changed.clear()
 
-    def document(self, known: Known) -> dict[str, Any]:
-        """The answer to "where is my picture?"."""
-        task, state, outcome = known.task, known.state, known.outcome
-        base = self.public_url
-        images = [
-            {
-                "url": f"{base}/get_image/{task.task_id}?index={index}",
-                "index": index,
-                "content_type": image.content_type,
-                "width": image.width,
-                "height": image.height,
-                "size": image.size,
-                "seed": image.seed,
-            }
-            for index, image in enumerate(outcome.images if outcome else ())
-        ]
-        error = outcome.error.model_dump() if outcome and outcome.error else None
-        steps = task.image_params.steps
-        completed = state.status == "completed"
-        return {
-            "task_id": task.task_id,
-            "status": state.status,
-            "position": self.follower.queues.position(task.task_id) if state.status == "queued" else None,
-            "estimated_seconds": self._estimate(task, state),
-            "progress": {"step": steps if completed else state.step, "steps": steps},
-            "model_name": task.model_name,
-            "alias": task.alias,
-            "topic": task.topic,
-            "attempt": state.tries,
-            "seed": task.image_params.seed,
-            "image_url": f"{base}/get_image/{task.task_id}" if images else None,
-            "images": images,
-            "error": error,
-            "error_message": error["message"] if error else None,
-            "timings": (
-                outcome.timings.model_dump()
-                if outcome
-                else {"queued": None, "loading": None, "generating": None, "storing": None}
-            ),
-            "acceleration": outcome.acceleration if outcome else {},
-            "status_url": f"{base}/check_status/{task.task_id}",
-            "created_at": _rfc3339(task.created_at),
-            "updated_at": _rfc3339(known.updated_at),
-        }
-
-    def _estimate(self, task: Task, state: TaskState) -> float | None:
-        estimate = self.follower.queues.estimate(task, state, self.follower.view.cards().get(task.model_name))
-        return None if estimate is None else round(estimate, 3)
-
-    def read(self, task_id: str) -> Known | None:
-        """The same from the view alone."""
-        view: TaskView | None = self.follower.view.get(task_id)
-        if view is None or view.task is None:
-            return None if view is None or view.outcome is None else _ended(view.outcome, view.partition)
-        return Known(view.task, view.state, view.outcome, view.partition, max(view.updated_at, view.task.created_at))
-
-
-def _ended(outcome: Outcome, partition: int) -> Known:
-    return Known(outcome.task, TaskState(outcome.status, tries=outcome.tries), outcome, partition, outcome.at)
-
-
-def _rfc3339(unix: float) -> str:
-    # Anybody may have written a record, with any time.
-    return (
-        datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    async def cancel(self, snapshot: TaskSnapshot) -> TaskSnapshot:
+        """Ask the owner of the task to end it; the snapshot is returned as it is. Raises AlreadyEnded where the task
+        ended in another way, QueueUnavailable."""
+        status = snapshot.state.status
+        if status == "canceled":
+            return snapshot
+        if snapshot.state.ended or snapshot.partition is None:
+            raise AlreadyEnded(f"The task has already ended: it is {status}.")
+        event = CancelRequested(task_id=snapshot.task.task_id, at=self.clock.now())
+        await self.task_log.append_event(event, snapshot.partition)
+        return snapshot

@@ -1,7 +1,6 @@
-"""The gateway's local view: follows the log, tells positions, and wakes whoever waits for a task."""
+"""The gateway's index of all tasks: follows the log into a view and the queues, and wakes callers that wait."""
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -9,53 +8,51 @@ from contextlib import aclosing, contextmanager
 from adapters.view import EventChange, TaskChange, View
 from tasks.errors import StartingUp
 from tasks.log import Partition, Records
-from tasks.ports import TaskLog
+from tasks.ports import LogReader
 from tasks.queues import Queues
-
-log = logging.getLogger(__name__)
 
 _CATCH_UP_SECONDS = 4.0
 
 
 class TaskIndex:
-    """One gateway's knowledge of all tasks."""
+    """All tasks, as one gateway has read them from the log."""
 
-    def __init__(self, log: TaskLog, view: View, queues: Queues) -> None:
-        """Knows what the view's file holds; `run` follows the log from there."""
+    def __init__(self, task_log: LogReader, view: View, queues: Queues) -> None:
+        """Starts with what the view's file holds; `run` follows the log from there."""
         self.view = view
         self.queues = queues
-        self._log = log
+        self._task_log = task_log
         self._positions: dict[tuple[str, Partition], int] = {}
         self._moved = asyncio.Event()
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
         self.closing = False
-        for known in view.unfinished():
-            if known.task is not None and known.refusal is None:
-                queues.add(known.task, known.partition, known.state)
+        for row in view.unfinished():
+            if row.task is not None and row.refusal is None:
+                queues.add(row.task, row.partition, row.state)
 
     async def run(self) -> None:
         """Follow the log for ever."""
-        async with aclosing(self._log.follow(self.view.offsets())) as runs:
-            async for run in runs:
-                self._take(run)
+        async with aclosing(self._task_log.follow(self.view.offsets())) as batches:
+            async for batch in batches:
+                self._apply(batch)
 
     @property
     def started(self) -> bool:
-        """Whether it knows where it reads: before that, it knows nothing of what is new."""
+        """Whether reading has begun. Before that, the index holds only what its file held, and no model cards."""
         return bool(self._positions)
 
     def lag(self, ends: Mapping[tuple[str, Partition], int]) -> int:
-        """How many records are not yet read."""
+        """How many records below these end offsets are not read yet."""
         return sum(max(0, end - self._positions.get(key, 0)) for key, end in ends.items())
 
     async def caught_up(self) -> None:
-        """Return once everything in the log by now has been read. Raises QueueUnavailable, or StartingUp where that
-        takes too long."""
-        if not await self.reached(await self._log.ends(), _CATCH_UP_SECONDS):
+        """Return once everything that the log holds now has been read. Raises QueueUnavailable, or StartingUp where
+        that takes too long."""
+        if not await self.reached(await self._task_log.ends(), _CATCH_UP_SECONDS):
             raise StartingUp(retry_after=2)
 
     async def reached(self, ends: Mapping[tuple[str, Partition], int], seconds: float) -> bool:
-        """Whether these offsets are reached within so many seconds."""
+        """Wait until everything below these end offsets is read; False where that takes longer than so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 while not self.started or self.lag(ends):
@@ -78,7 +75,7 @@ class TaskIndex:
                 self._watchers.pop(task_id, None)
 
     def stop_waiting(self) -> None:
-        """Let everybody who waits for a task answer now, with what is known: the gateway is about to end."""
+        """Answer every waiting caller now, with the task as it is: the gateway is about to end."""
         self.closing = True
         for task_id in tuple(self._watchers):
             self._wake(task_id)
@@ -88,9 +85,9 @@ class TaskIndex:
         """How many callers wait for a task."""
         return sum(map(len, self._watchers.values()))
 
-    def _take(self, run: Records) -> None:
-        self._positions |= run.starts
-        for change in self.view.apply(run.records):
+    def _apply(self, batch: Records) -> None:
+        self._positions |= batch.starts
+        for change in self.view.apply(batch.records):
             match change:
                 case TaskChange(first=True, refusal=None):
                     self.queues.add(change.task, change.place.partition, change.state)
@@ -103,7 +100,7 @@ class TaskIndex:
                         self._wake(change.event.task_id)
                 case _:
                     continue
-        for record in run.records:
+        for record in batch.records:
             self._positions[record.place.topic, record.place.partition] = record.place.offset + 1
         self._moved.set()
         self._moved = asyncio.Event()

@@ -1,1 +1,1 @@
-"""Submit: check a request, append the task, say where it stands."""
+"""Submit: check a request, append the task to its lane, read it back. No HTTP."""

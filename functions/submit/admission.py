@@ -1,4 +1,4 @@
-"""Whether there is room in the queue for one more task."""
+"""Whether the queue has room for one more task."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ from tasks.errors import QueueFull, TaskError, UserQueueFull
 from tasks.fair_queue import FairQueue
 from tasks.queues import Load
 
-_SOONEST, _LATEST = 1.0, 60.0
-"""Seconds: bounds of what a refused caller is told to wait."""
+_SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 60.0
+"""Seconds: the bounds of Retry-After."""
 
 
 class Limits(NamedTuple):
-    """How many tasks may be queued."""
+    """How many tasks may be queued, by one user and by all together."""
 
     of_user: int
     of_all: int
 
 
 def refusal(load: Load, limits: Limits, queue: FairQueue, runners: int) -> TaskError | None:
-    """Why one more task of this user cannot be queued now, or None.
+    """The error that refuses one more task of this user, or None where there is room.
 
-    `queue` and `runners` are those of the task's model: from them comes the estimate of when a place will be free. One
-    is when the next task is started; one of this user's is when every other user has had a turn.
+    `queue` and `runners` are those of the task's model: they give the estimate of when there will be room. The queue
+    gets shorter when the next task is started, one user's part of it when every other user has had a turn.
     """
     turn = queue.mean_cost / max(1, runners)
     if load.of_user >= limits.of_user:
@@ -39,4 +39,4 @@ def refusal(load: Load, limits: Limits, queue: FairQueue, runners: int) -> TaskE
 
 
 def _bounded(seconds: float) -> float:
-    return min(max(seconds, _SOONEST), _LATEST)
+    return min(max(seconds, _SHORTEST_RETRY), _LONGEST_RETRY)

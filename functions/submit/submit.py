@@ -1,96 +1,109 @@
-"""Validate, append, answer."""
+"""Submit: check the request, append the task to its lane, read it back."""
 
 import asyncio
 import logging
+import re
+import uuid
 from dataclasses import dataclass
 
 from config.settings import Settings
-from functions.status.status import Known, Status
+from functions.status.document import TaskSnapshot
+from functions.status.status import Status
 from functions.status.task_index import TaskIndex
 from functions.submit.admission import Limits, refusal
 from functions.submit.task_ids import MAX_KEY, TaskIds
 from tasks.accept import accept
 from tasks.errors import IdempotencyKeyReused, InvalidRequest, TaskError
 from tasks.log import Place
-from tasks.ports import Clock, TaskLog
-from tasks.state import TaskState
+from tasks.ports import Clock, TaskWriter
 from tasks.task import GenerateRequest, Task, fingerprint
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _READ_BACK_SECONDS = 0.25
-"""How long an answer waits for the position that only the log can tell."""
+"""How long a submit waits to read its own record back: only then is the task's position known."""
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
 class Submit:
-    """The submit function, on these parts."""
+    """The submit function."""
 
     settings: Settings
-    log: TaskLog
-    follower: TaskIndex
+    task_log: TaskWriter
+    index: TaskIndex
     status: Status
     ids: TaskIds
     clock: Clock
 
-    async def __call__(self, request: GenerateRequest, key: str | None = None, traceparent: str | None = None) -> Known:
-        """The task as accepted and appended; with a key that was used before, the one that is there, as it is now.
+    async def __call__(
+        self, request: GenerateRequest, idempotency_key: str | None = None, traceparent: str | None = None
+    ) -> TaskSnapshot:
+        """The task as accepted and appended. With an Idempotency-Key that was used before, the earlier task as it is
+        now. A `traceparent` that is not written as W3C Trace Context has it is left out.
 
-        Raises the TaskError that says what is not possible, UserQueueFull, QueueFull or QueueUnavailable.
+        Raises the TaskError that says what the model cannot do, InvalidRequest, IdempotencyKeyReused, UserQueueFull,
+        QueueFull, QueueUnavailable, StartingUp, and with a key StoreUnavailable.
         """
-        if key is None:
-            return await self._append(request, self.ids.new(), None, traceparent)
-        if not 1 <= len(key) <= MAX_KEY or not key.isprintable():
+        if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+            traceparent = None
+        if idempotency_key is None:
+            return await self._append(request, uuid.uuid4().hex, None, traceparent)
+        if not 1 <= len(idempotency_key) <= MAX_KEY or not idempotency_key.isprintable():
             raise InvalidRequest(
                 f"Idempotency-Key must have 1 to {MAX_KEY} printable characters.", field="Idempotency-Key"
             )
-        task_id = await self.ids.of(request.user_id, key)
-        await self.follower.caught_up()
+        task_id = await self.ids.of(request.user_id, idempotency_key)
+        await self.index.caught_up()
         mark = fingerprint(request)
-        there = await self.status.find(task_id)
-        if there is None:
+        snapshot = await self.status.find_in_view_or_store(task_id)
+        if snapshot is None:
             appended = await self._append(request, task_id, mark, traceparent)
-            # Another gateway may have been quicker: the first record of an id is the task.
-            there = await self.status.find(task_id) or appended
-        if there.task.fingerprint != mark:
+            # Another gateway may have appended the same id meanwhile: the first record of an id is the task.
+            snapshot = await self.status.find_in_view_or_store(task_id) or appended
+        if snapshot.task.fingerprint != mark:
             raise IdempotencyKeyReused(field="Idempotency-Key")
-        return there
+        return snapshot
 
-    async def _append(self, request: GenerateRequest, task_id: str, mark: str | None, traceparent: str | None) -> Known:
-        if not self.follower.started:
-            # What models there are is in the log too.
-            await self.follower.caught_up()
+    async def _append(
+        self, request: GenerateRequest, task_id: str, mark: str | None, traceparent: str | None
+    ) -> TaskSnapshot:
+        if not self.index.started:
+            # The model cards come from the log too.
+            await self.index.caught_up()
         task = accept(
             request,
             task_id=task_id,
-            cards=self.follower.view.cards(),
+            cards=self.index.view.cards(),
             lanes=self.settings.lane_names,
             created_at=self.clock.now(),
             fingerprint=mark,
         )
         if traceparent is not None:
             task = task.model_copy(update={"traceparent": traceparent})
-        self._admit(task)
-        place = await self._expecting(task)
-        log.info(
+        self._check_room(task)
+        place = await self._append_expected(task)
+        logger.info(
             "accepted",
             extra={"task_id": task_id, "model": task.model_name, "lane": task.topic, "partition": place.partition},
         )
-        await self.follower.reached({(place.topic, place.partition): place.offset + 1}, _READ_BACK_SECONDS)
-        return self.status.read(task_id) or Known(task, TaskState(), None, None, task.created_at)
+        await self.index.reached({(place.topic, place.partition): place.offset + 1}, _READ_BACK_SECONDS)
+        return TaskSnapshot.from_view(self.index.view.get(task_id)) or TaskSnapshot.from_task(task)
 
-    def _admit(self, task: Task) -> None:
-        queues, card = self.follower.queues, self.follower.view.cards()[task.model_name]
+    def _check_room(self, task: Task) -> None:
+        """Raise UserQueueFull or QueueFull where the queue has no room for the task."""
+        queues, card = self.index.queues, self.index.view.cards()[task.model_name]
         limits = Limits(self.settings.max_queued_tasks_per_user, self.settings.max_queued_tasks)
-        refused = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), card.runners)
-        if refused is not None:
-            raise refused
+        error = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), card.runners)
+        if error is not None:
+            raise error
 
-    async def _expecting(self, task: Task) -> Place:
-        queues = self.follower.queues
+    async def _append_expected(self, task: Task) -> Place:
+        """Append the task. It counts against the limits from before the append, so that a burst cannot pass them."""
+        queues = self.index.queues
         queues.expect(task)
         try:
-            return await self.log.append_task(task)
+            return await self.task_log.append_task(task)
         except (TaskError, asyncio.CancelledError):
             queues.unexpect(task.task_id)
             raise

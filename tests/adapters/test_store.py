@@ -77,6 +77,19 @@ async def test_an_image_never_stored_or_deleted_is_unknown(store: ImageStore) ->
     assert await store.get_outcome(IDS[0]) is None
 
 
+async def test_an_empty_store_is_reachable(store: ImageStore) -> None:
+    await store.check_reachable()
+    with pytest.raises(UnknownImage):
+        await store.get_image("system/probe")
+
+
+async def test_a_store_without_its_bucket_is_not_reachable(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
+    without_bucket = S3Store(_settings(monkeypatch, moto))
+    with pytest.raises(StoreUnavailable):
+        await without_bucket.check_reachable()
+    without_bucket.close()
+
+
 async def test_the_first_outcome_is_kept_and_every_later_writer_gets_it(store: ImageStore) -> None:
     first, second = outcome(IDS[0]), outcome(IDS[0], "failed")
     assert await store.put_outcome(first) == first

@@ -6,7 +6,7 @@ import httpx
 import psutil
 import pytest
 
-from functions.api.keys import new_key
+from functions.api.api_keys import new_key
 from tests.support.stack import Api, Process, Stack, until
 
 

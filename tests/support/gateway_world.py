@@ -1,5 +1,6 @@
-"""Gateways on twins, through their real ASGI app: one broker, one store, and tasks ended by hand."""
+"""Gateways on twins, called through their real ASGI app: one broker, one store, and tasks that a test ends itself."""
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
@@ -13,7 +14,7 @@ from adapters.clock import ManualClock, settle
 from adapters.memory_log import MemoryBroker, MemoryLog
 from adapters.memory_store import MemoryStore
 from config.settings import Settings
-from functions.api.gateway import Gateway, build_gateway
+from functions.api.app import GatewayApp, build_gateway
 from tasks.events import EndStatus, Outcome, Progress, Started, StoredImage, TaskFailure
 from tasks.task import Task
 from tests.support.world import card
@@ -24,8 +25,8 @@ BODY: Mapping[str, Any] = {"model_name": "sd-mini", "prompt": "a red circle"}
 
 
 @dataclass
-class World:
-    """Everything behind the gateways."""
+class GatewayWorld:
+    """The broker and the store behind the gateways, and the clients before them."""
 
     clock: ManualClock = field(default_factory=ManualClock)
     store: MemoryStore = field(default_factory=MemoryStore)
@@ -38,8 +39,8 @@ class World:
         self._stack = contextlib.AsyncExitStack()
         self._attempts = itertools.count(1)
 
-    async def gateway(self) -> tuple[httpx.AsyncClient, Gateway]:
-        """One more gateway, following the log, and a client of it."""
+    async def gateway(self) -> tuple[httpx.AsyncClient, GatewayApp]:
+        """Start one more gateway, and a client of it."""
         gateway = build_gateway(self.settings, task_log=MemoryLog(self.broker), store=self.store, clock=self.clock)
         await self._stack.enter_async_context(gateway.app.router.lifespan_context(gateway.app))
         transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
@@ -59,12 +60,12 @@ class World:
         return [Task.model_validate_json(record.value) for record in records]
 
     def cancels(self) -> int:
-        """How many cancels were asked for."""
+        """How many cancels were requested."""
         events = self.broker.topics[self.log.events_topic].values()
         return sum(b'"cancel_requested"' in r.value for run in events for r in run)
 
     async def run(self, task: Task, step: int = 0) -> None:
-        """Say that the task runs, and how far it is."""
+        """Write the events of a running task, at this step."""
         partition = self.broker.partition_of(task.model_name)
         at, steps = self.clock.now(), task.image_params.steps
         await self.log.append_event(Started(task_id=task.task_id, at=at, attempt=1, owner="o"), partition)
@@ -80,10 +81,10 @@ class World:
         status: EndStatus = "completed",
         code: str = "",
         *,
-        said: bool = True,
+        announced: bool = True,
         picture: bytes = PICTURE,
     ) -> Outcome:
-        """End the task as its owner does; not `said`: in the store only, as when the log has long forgotten it."""
+        """End the task as its owner does. Not `announced`: in the store only, as when the log no longer holds the task."""
         image = StoredImage(
             key=f"tasks/{task.task_id}/1-0.png",
             content_type="image/png",
@@ -105,16 +106,16 @@ class World:
             error=TaskFailure(code=code, message=f"It is {code}.") if code else None,
         )
         await self.store.put_outcome(outcome)
-        if said:
+        if announced:
             await self.log.append_event(outcome, self.broker.partition_of(task.model_name))
         await settle()
         return outcome
 
 
 @contextlib.asynccontextmanager
-async def world(**settings: object) -> AsyncIterator[World]:
-    """A world with one model, whose gateways are ended at the end."""
-    made = World(settings=SETTINGS.model_copy(update=settings))
+async def world(**settings: object) -> AsyncIterator[GatewayWorld]:
+    """A world with one model. Its gateways end with the context."""
+    made = GatewayWorld(settings=SETTINGS.model_copy(update=settings))
     await made.log.append_card(card(aliases=("stable-diffusion-v1-5",)))
     try:
         yield made
@@ -123,11 +124,19 @@ async def world(**settings: object) -> AsyncIterator[World]:
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer's problem document, which must be of this status and code and say something."""
+    """The answer's problem document. Fails where it is not a complete one of this status and code."""
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    told: dict[str, Any] = answer.json()
-    assert told["status"] == status
-    assert told["detail"]
-    assert told["type"] == f"/docs/errors#{code}"
-    return told
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == status
+    assert problem["detail"]
+    assert problem["type"] == f"/docs/errors#{code}"
+    return problem
+
+
+async def until_waiting(gateway: GatewayApp) -> None:
+    """Return when a caller waits for a task."""
+    async with asyncio.timeout(5):
+        while not gateway.index.waiting:
+            await asyncio.sleep(0)
+    await settle()

@@ -50,70 +50,70 @@ class PoolOfTwins:
 
 
 @pytest.fixture
-def twins() -> PoolOfTwins:
+def house() -> PoolOfTwins:
     return PoolOfTwins()
 
 
-async def test_each_model_of_a_runner_is_served_and_published(twins: PoolOfTwins):
-    await twins.pool.look()
-    assert {name: model.runners for name, model in twins.pool.cards().items()} == {"sd-mini": 1, "flux-mini": 1}
-    assert [model.pixel_budget for model in twins.published("flux-mini")] == [FLUX.pixel_budget]
+async def test_each_model_of_a_runner_is_served_and_published(house: PoolOfTwins):
+    await house.pool.look()
+    assert {name: model.runners for name, model in house.pool.cards().items()} == {"sd-mini": 1, "flux-mini": 1}
+    assert [model.pixel_budget for model in house.published("flux-mini")] == [FLUX.pixel_budget]
 
 
-async def test_each_model_of_a_runner_has_a_pixel_budget_of_its_own(twins: PoolOfTwins):
-    await twins.pool.look()
-    slots = [twins.pool.take("sd-mini", 64 * 64) for _ in range(2)]
+async def test_each_model_of_a_runner_has_a_pixel_budget_of_its_own(house: PoolOfTwins):
+    await house.pool.look()
+    slots = [house.pool.take("sd-mini", 64 * 64) for _ in range(2)]
     assert all(slots)
-    assert not twins.pool.has_room("sd-mini")
-    assert twins.pool.take("sd-mini", 64 * 64) is None
-    assert twins.pool.take("flux-mini", 64 * 64)
-    assert sorted(twins.pool.busy_shares()) == [("flux-mini", 1.0), ("sd-mini", 1.0)]
+    assert not house.pool.has_room("sd-mini")
+    assert house.pool.take("sd-mini", 64 * 64) is None
+    assert house.pool.take("flux-mini", 64 * 64)
+    assert sorted(house.pool.busy_shares()) == [("flux-mini", 1.0), ("sd-mini", 1.0)]
     assert slots[0] is not None
     slots[0].release()
-    assert twins.pool.has_room("sd-mini")
+    assert house.pool.has_room("sd-mini")
 
 
-async def test_a_model_that_is_still_loading_gets_no_task(twins: PoolOfTwins):
-    twins.both.loading_models = {"flux-mini"}
-    await twins.pool.look()
-    assert list(twins.pool.cards()) == ["sd-mini"]
-    assert twins.pool.take("flux-mini", 1) is None
-    assert twins.published("flux-mini") == []
-    twins.both.loading_models = set()
+async def test_a_model_that_is_still_loading_gets_no_task(house: PoolOfTwins):
+    house.both.loading_models = {"flux-mini"}
+    await house.pool.look()
+    assert list(house.pool.cards()) == ["sd-mini"]
+    assert house.pool.take("flux-mini", 1) is None
+    assert house.published("flux-mini") == []
+    house.both.loading_models = set()
     room: list[str] = []
-    twins.pool.changed = lambda: room.append("changed")
-    await twins.pool.look()
+    house.pool.changed = lambda: room.append("changed")
+    await house.pool.look()
     assert room == ["changed"]
-    assert twins.pool.take("flux-mini", 1)
+    assert house.pool.take("flux-mini", 1)
 
 
-async def test_the_runner_with_the_least_work_of_any_model_is_chosen(twins: PoolOfTwins):
-    twins.runners["memory://flux"] = MemoryRunner(FLUX, twins.clock, url="memory://flux")
-    await twins.pool.look()
-    assert twins.pool.cards()["flux-mini"].runners == 2
-    twins.pool.take("sd-mini", 64 * 64)
-    slot = twins.pool.take("flux-mini", 64 * 64)
+async def test_the_runner_with_the_least_work_of_any_model_is_chosen(house: PoolOfTwins):
+    house.runners["memory://flux"] = MemoryRunner(FLUX, house.clock, url="memory://flux")
+    await house.pool.look()
+    assert house.pool.cards()["flux-mini"].runners == 2
+    house.pool.take("sd-mini", 64 * 64)
+    slot = house.pool.take("flux-mini", 64 * 64)
     assert slot is not None
     assert slot.runner.url == "memory://flux"
 
 
-async def test_a_lost_runner_serves_none_of_its_models_until_it_answers(twins: PoolOfTwins):
-    await twins.pool.look()
-    slot = twins.pool.take("sd-mini", 1)
+async def test_a_lost_runner_serves_none_of_its_models_until_it_answers(house: PoolOfTwins):
+    await house.pool.look()
+    slot = house.pool.take("sd-mini", 1)
     assert slot is not None
     slot.lost()
-    assert twins.pool.take("flux-mini", 1) is None
-    assert {model.runners for model in twins.pool.cards().values()} == {0}
-    await twins.pool.look()
-    assert twins.pool.take("flux-mini", 1)
+    assert house.pool.take("flux-mini", 1) is None
+    assert {model.runners for model in house.pool.cards().values()} == {0}
+    await house.pool.look()
+    assert house.pool.take("flux-mini", 1)
 
 
 async def test_a_model_that_a_runner_no_longer_serves_is_published_without_runners(
-    twins: PoolOfTwins, caplog: pytest.LogCaptureFixture
+    house: PoolOfTwins, caplog: pytest.LogCaptureFixture
 ):
-    await twins.pool.look()
-    twins.both.models = (SD,)
-    await twins.pool.look()
-    assert twins.published("flux-mini")[-1].runners == 0
-    assert twins.published("sd-mini")[-1].runners == 1
+    await house.pool.look()
+    house.both.models = (SD,)
+    await house.pool.look()
+    assert house.published("flux-mini")[-1].runners == 0
+    assert house.published("sd-mini")[-1].runners == 1
     assert "memory://both of flux-mini is away" in caplog.text

@@ -1,19 +1,15 @@
-"""More is asked than can be done: gateways and consumers on one broker and store, with a limit on what may be queued."""
+"""Overload: gateways and consumers on one broker and store, with limits on what may be queued."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 import httpx
-import pytest
 
 from adapters.clock import settle
 from adapters.memory_log import MemoryLog
-from functions.api.gateway import build_gateway
-from functions.submit.admission import Limits, refusal
-from tasks.fair_queue import FairQueue, Flow
+from functions.api.app import build_gateway
 from tasks.log import Partition, Records
-from tasks.queues import Load
 from tests.support.gateway_world import BODY, is_problem
 from tests.support.world import World, card, world
 
@@ -21,7 +17,7 @@ OF_USER, OF_ALL = 20, 50
 
 
 class LateLog(MemoryLog):
-    """A log whose followers are told nothing new while `late`."""
+    """A log whose followers get no new record while `late`."""
 
     late = False
 
@@ -49,17 +45,17 @@ async def gateway(w: World) -> AsyncIterator[tuple[httpx.AsyncClient, LateLog]]:
 
 
 async def submit(client: httpx.AsyncClient, user: str) -> httpx.Response:
-    """One task of the user."""
+    """The answer to one submit of the user."""
     return await client.post("/generate_image", json={**BODY, "user_id": user})
 
 
 async def burst(client: httpx.AsyncClient, users: list[str]) -> list[httpx.Response]:
-    """One task of each at once; the answers."""
+    """The answers to one submit of each user, all at once."""
     return await asyncio.gather(*(submit(client, user) for user in users))
 
 
 def accepted(answers: list[httpx.Response]) -> int:
-    """How many were."""
+    """How many of them are 202."""
     return sum(answer.status_code == 202 for answer in answers)
 
 
@@ -73,12 +69,12 @@ async def test_a_burst_stops_at_the_users_limit_though_nothing_was_read_back_yet
         assert accepted(await burst(client, ["flood"] * 300)) == 0
 
 
-async def test_a_refusal_says_which_limit_it_was_and_when_to_come_again_and_others_are_served() -> None:
+async def test_a_refusal_names_the_limit_and_when_to_retry_and_others_are_served() -> None:
     async with world() as w, gateway(w) as (client, _):
         await burst(client, ["flood"] * OF_USER)
         answer = await submit(client, "flood")
-        told = is_problem(answer, 429, "user_queue_full")
-        assert "20 (MAX_QUEUED_TASKS_PER_USER)" in told["detail"]
+        problem = is_problem(answer, 429, "user_queue_full")
+        assert "20 (MAX_QUEUED_TASKS_PER_USER)" in problem["detail"]
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert (await submit(client, "other")).status_code == 202
 
@@ -98,7 +94,7 @@ async def test_a_task_that_starts_or_is_canceled_makes_room_for_one_more() -> No
             assert accepted(await burst(client, ["flood"] * 60)) == 1
 
 
-async def test_what_could_not_be_appended_takes_no_room() -> None:
+async def test_a_task_that_could_not_be_appended_takes_no_room() -> None:
     async with world() as w, gateway(w) as (client, _):
         w.broker.down = True
         assert {a.status_code for a in await burst(client, ["a"] * (2 * OF_USER))} == {503}
@@ -111,8 +107,8 @@ async def test_endless_new_users_are_stopped_by_the_limit_for_all() -> None:
         log.late = True
         answers = await burst(client, [f"user-{n}" for n in range(500)])
         assert accepted(answers) == OF_ALL
-        told = is_problem(answers[-1], 429, "queue_full")
-        assert "50 (MAX_QUEUED_TASKS)" in told["detail"]
+        problem = is_problem(answers[-1], 429, "queue_full")
+        assert "50 (MAX_QUEUED_TASKS)" in problem["detail"]
         assert int(answers[-1].headers["retry-after"]) >= 1
         log.late = False
 
@@ -138,34 +134,3 @@ async def test_a_flood_delays_another_users_first_task_by_no_more_than_what_runs
             await w.clock.advance(1.1)
             status = (await client.get(f"/check_status/{other['task_id']}")).json()
             assert status["status"] in ("running", "completed")
-
-
-def queue_of(*users: str, cost: float = 4.0) -> FairQueue:
-    """A queue with a task of each."""
-    queue = FairQueue({})
-    for n, user in enumerate(users):
-        queue.push(str(n), Flow("lane", user), cost)
-    return queue
-
-
-@pytest.mark.parametrize(
-    ("load", "runners", "code", "retry_after"),
-    [
-        (Load(1, 2), 1, None, None),
-        (Load(2, 2), 1, "user_queue_full", 8.0),
-        (Load(3, 9), 1, "user_queue_full", 8.0),
-        (Load(2, 2), 4, "user_queue_full", 2.0),
-        (Load(2, 2), 0, "user_queue_full", 8.0),
-        (Load(0, 3), 1, "queue_full", 4.0),
-        (Load(0, 3), 100, "queue_full", 1.0),
-    ],
-)
-def test_the_rule(load: Load, runners: int, code: str | None, retry_after: float | None) -> None:
-    refused = refusal(load, Limits(2, 3), queue_of("a", "a", "b"), runners)
-    assert (refused and refused.code(), refused and refused.retry_after) == (code, retry_after)
-
-
-def test_nobody_is_told_to_wait_longer_than_a_minute() -> None:
-    refused = refusal(Load(2, 2), Limits(2, 3), queue_of("a", "b", cost=1e6), 1)
-    assert refused is not None
-    assert refused.retry_after == 60.0

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from adapters.clock import settle
 from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS, MemoryLog
-from functions.api.gateway import Gateway, build_gateway
+from functions.api.app import GatewayApp, build_gateway
 from tasks.errors import ERRORS
 from tests.proofs.hostile import fuzz_openapi, hostile
 from tests.support.world import LANES, SETTINGS, Running, World
@@ -44,7 +44,7 @@ class Service:
         self._stack = contextlib.AsyncExitStack()
         self._ids = itertools.count(1)
         self.consumer: Running
-        self.gateway: Gateway
+        self.gateway: GatewayApp
         self.client: httpx.AsyncClient
 
     async def open(self) -> None:

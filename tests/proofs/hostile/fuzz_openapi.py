@@ -22,15 +22,15 @@ _BODY = {"model_name": "sd-mini", "prompt": "a red circle"}
 
 
 def run(examples: int, seed: int) -> Counter[str]:
-    """About so many requests, shared out over the operations, as the document has them and as it forbids them; what the
-    answers were. Raises where an answer is not what the document says, or is a 5xx."""
+    """Send about so many requests, valid and invalid ones of every operation, and count the answers by status. Raises
+    where an answer is not what the document says, or is a 5xx."""
     load_all_checks()
     seen: Counter[str] = Counter()
     with Served(SETTINGS.model_copy(update={"wait_limit": 0.01})).running() as served:
         done, _ = ids = [_submit(served), _submit(served)]
         _await_end(served, done)
         schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
-        operations = [found.ok() for found in schema.get_all_operations()]
+        operations = [operation.ok() for operation in schema.get_all_operations()]
         share = max(1, examples // (2 * len(operations)))
         for operation, mode in itertools.product(operations, (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)):
             cases = operation.as_strategy(generation_mode=mode)
@@ -41,7 +41,7 @@ def run(examples: int, seed: int) -> Counter[str]:
             try:
                 hypothesis.seed(seed)(given_share(given(case=cases, known=known)(_send(seen))))()
             except Unsatisfiable:
-                # Nothing can be wrong about a request that takes nothing.
+                # An operation without parameters has no invalid request.
                 seen["operations without a wrong request"] += 1
         _await_end(served, _submit(served))
     return seen
@@ -49,15 +49,15 @@ def run(examples: int, seed: int) -> Counter[str]:
 
 def _send(seen: Counter[str]) -> Callable[[schemathesis.Case, str | None], None]:
     def example(case: schemathesis.Case, known: str | None) -> None:
-        # Names that the document cannot know, so that some requests also come through.
+        # Ids and a model that exist, which the document cannot name, so that some requests succeed.
         if known and "task_id" in (case.path_parameters or {}):
             case.path_parameters["task_id"] = known
         if known and isinstance(case.body, dict):
             case.body["model_name"] = _BODY["model_name"]
         answer = case.call(timeout=60)
         seen[f"{answer.status_code}"] += 1
-        # What a model cannot do is refused with a 422 that no schema can tell beforehand, and a body that is too large
-        # with a 413 before anybody looks for what else is wrong with it.
+        # A request that the model cannot do is valid by the schema and refused with a 422. A body that is too large is
+        # refused with a 413 whatever else is wrong with it.
         excluded = [positive_data_acceptance, *([negative_data_rejection] if answer.status_code == 413 else [])]
         case.validate_response(answer, excluded_checks=excluded)
 

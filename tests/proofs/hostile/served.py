@@ -11,7 +11,7 @@ import uvicorn
 from adapters.clock import SystemClock
 from adapters.memory_log import MemoryLog
 from config.settings import Settings
-from functions.api.gateway import Gateway, build_gateway
+from functions.api.app import GatewayApp, build_gateway
 from tests.support.world import SETTINGS, World
 
 
@@ -22,7 +22,7 @@ class Served:
         """Not yet running."""
         self.settings = settings
         self.world: World
-        self.gateway: Gateway
+        self.gateway: GatewayApp
         self._ready = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="served")

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or gone, on real sockets: they hold nothing up, and are not held for ever."""
+"""Clients that are slow, silent or gone, on real sockets: they block nobody, and their connections are closed."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,15 @@ import httpx
 import uvicorn
 
 from bentos.slow_clients import Connection
-from functions.api.gateway import Gateway
-from tests.support.gateway_world import BODY, World, world
+from functions.api.app import GatewayApp
+from tests.support.gateway_world import BODY, GatewayWorld, world
 
 PATIENCE = 1.0
 SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n"
 
 
 class Hasty(Connection):
-    """A connection with little patience."""
+    """A connection with short limits."""
 
     patience = PATIENCE
     most = 60
@@ -27,13 +27,13 @@ class Hasty(Connection):
 class Serving:
     """A gateway on a port."""
 
-    def __init__(self, gateway: Gateway, server: uvicorn.Server) -> None:
+    def __init__(self, gateway: GatewayApp, server: uvicorn.Server) -> None:
         """It already listens."""
         self.gateway = gateway
         self.server = server
         self.port: int = server.servers[0].sockets[0].getsockname()[1]
         self.held: list[Any] = []
-        """A writer nobody holds closes its connection."""
+        """Kept, because a writer that is collected closes its connection."""
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     @property
@@ -48,7 +48,7 @@ class Serving:
         return any(one.transport.get_extra_info("peername") == me for one in there)
 
     async def connect(self, data: bytes = b"") -> tuple[asyncio.StreamReader, Any]:
-        """A client that has sent this, and has little room for what it is sent."""
+        """A client with a small receive buffer that has sent this."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         sock.setblocking(False)
@@ -60,7 +60,7 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(w: World) -> AsyncIterator[Serving]:
+async def serving(w: GatewayWorld) -> AsyncIterator[Serving]:
     """A gateway of the world behind the server it really has."""
     _, gateway = await w.gateway()
     config = uvicorn.Config(
@@ -90,7 +90,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """All that still comes, until the server ends the connection."""
+    """All bytes that arrive until the server closes the connection."""
     try:
         async with asyncio.timeout(30):
             return await reader.read()
@@ -143,7 +143,7 @@ async def test_a_head_larger_than_the_limit_ends_its_connection() -> None:
         await until(lambda: s.connections == 0)
 
 
-async def test_a_client_that_reads_nothing_of_its_picture_is_cut_off_and_one_that_reads_slowly_gets_it_whole() -> None:
+async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it_whole() -> None:
     picture = bytes(range(256)) * 40_000
     async with world() as w, serving(w) as s:
         await s.client.post("/generate_image", json=BODY)
@@ -172,21 +172,21 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
         _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
         me = never.get_extra_info("sockname")
         never.transport.pause_reading()
-        await until(lambda: s.gateway.follower.waiting == 1)
+        await until(lambda: s.gateway.index.waiting == 1)
         stuck = next(one for one in s.server.server_state.connections if one.transport.get_extra_info("peername") == me)
         most = 0
         async with asyncio.timeout(60):
             while stuck in s.server.server_state.connections:
                 for _ in range(50):
-                    s.gateway.follower._wake(task.task_id)
+                    s.gateway.index._wake(task.task_id)
                     await asyncio.sleep(0)
                 most = max(most, stuck.transport.get_write_buffer_size())
-        await until(lambda: s.gateway.follower.waiting == 0)
+        await until(lambda: s.gateway.index.waiting == 0)
         assert most < 200_000
         never.close()
 
 
-async def test_a_waiter_whose_client_hangs_up_is_let_go() -> None:
+async def test_a_wait_ends_when_its_client_hangs_up_and_the_task_stays() -> None:
     async with world() as w, serving(w) as s:
         task_id = (await s.client.post("/generate_image", json=BODY)).json()["task_id"]
         status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: g\r\nPrefer: wait=60\r\n\r\n".encode()
@@ -194,9 +194,9 @@ async def test_a_waiter_whose_client_hangs_up_is_let_go() -> None:
         submit = SUBMIT + b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         for request in (status, submit):
             _, writer = await s.connect(request)
-            await until(lambda: s.gateway.follower.waiting == 1)
+            await until(lambda: s.gateway.index.waiting == 1)
             writer.close()
-            await until(lambda: s.gateway.follower.waiting == 0)
+            await until(lambda: s.gateway.index.waiting == 0)
 
 
 async def test_a_client_that_waits_patiently_is_not_cut_off() -> None:
@@ -208,14 +208,14 @@ async def test_a_client_that_waits_patiently_is_not_cut_off() -> None:
         assert (await waiting).json()["status"] == "completed"
 
 
-async def test_one_connection_too_many_is_told_to_come_again() -> None:
+async def test_one_connection_too_many_is_answered_503() -> None:
     async with world() as w, serving(w) as s:
         there = [await s.connect() for _ in range(Hasty.most)]
         await until(lambda: s.connections == Hasty.most)
         reader, _ = await s.connect()
-        told = await ended(reader)
-        assert b" 503 " in told
-        assert b"Retry-After" in told
+        answer = await ended(reader)
+        assert b" 503 " in answer
+        assert b"Retry-After" in answer
         for _, writer in there:
             writer.close()
 

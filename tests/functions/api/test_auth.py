@@ -1,4 +1,4 @@
-"""API keys: who may see, cancel and ask for what, and that a key never lies anywhere it can be read."""
+"""API keys: what a caller may see, cancel and submit, and that no key is written where it can be read."""
 
 import contextlib
 import itertools
@@ -12,18 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
-from functions.api import keys
-from functions.api.gateway import Gateway
-from functions.api.keys import ApiKey, ApiKeyFile, BadKeys, new_key, read_keys
-from functions.api.openapi import ROUTES
-from tests.support.gateway_world import BODY, World, is_problem, world
+from functions.api.api_keys import ApiKey, new_key
+from functions.api.app import GatewayApp
+from functions.api.openapi import OPERATIONS
+from tests.support.gateway_world import BODY, GatewayWorld, is_problem, world
 from tests.support.world import card
 
 _TIMES = itertools.count(1_000_000_000)
 
 
 def put(path: Path, *lines: ApiKey | str) -> None:
-    """Write the file as somebody would a second later."""
+    """Write the file with a later modification time than before."""
     text = "".join(f"{line if isinstance(line, str) else line.model_dump_json(exclude_none=True)}\n" for line in lines)
     path.write_text(text)
     at = next(_TIMES)
@@ -32,11 +31,11 @@ def put(path: Path, *lines: ApiKey | str) -> None:
 
 @dataclass
 class Keyed:
-    """A gateway with keys on: alice's is free, bob's is for one lane and one model."""
+    """A gateway with keys on: alice's key is unlimited, bob's is for one lane and one model."""
 
-    world: World
+    world: GatewayWorld
     client: httpx.AsyncClient
-    gateway: Gateway
+    gateway: GatewayApp
     path: Path
     alice: str
     bob: str
@@ -80,13 +79,13 @@ async def test_without_the_setting_nobody_needs_a_key():
         assert (await client.get(f"/check_status/{task_id}", headers=bearer("whatever"))).status_code == 200
 
 
-async def test_every_route_of_the_api_refuses_whoever_has_no_key(tmp_path: Path):
+async def test_every_route_of_the_api_refuses_a_request_without_a_key(tmp_path: Path):
     async with keyed(tmp_path) as k:
-        for method, path in ROUTES:
+        for method, path in OPERATIONS:
             answer = await k.client.request(method, path.format(task_id="0" * 32))
-            told = is_problem(answer, 401, "unauthorized")
+            problem = is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer ")
-            assert "X-API-Key" in told["detail"]
+            assert "X-API-Key" in problem["detail"]
 
 
 async def test_health_and_documentation_stay_open(tmp_path: Path):
@@ -96,7 +95,7 @@ async def test_health_and_documentation_stay_open(tmp_path: Path):
 
 
 @pytest.mark.parametrize("change", ["", "x", "aig_", "aig_000000000000_" + "0" * 64, "short", "long", "other id"])
-async def test_a_key_that_is_not_quite_one_is_refused(tmp_path: Path, change: str):
+async def test_a_malformed_or_unknown_key_is_refused(tmp_path: Path, change: str):
     async with keyed(tmp_path) as k:
         wrong = {
             "short": k.alice[:-1],
@@ -124,7 +123,7 @@ async def test_a_key_is_taken_from_either_header_but_never_two_of_them(tmp_path:
         is_problem(await k.client.get("/models", headers=both), 401, "unauthorized")
 
 
-async def test_a_key_in_the_url_is_refused_even_beside_a_good_one_and_is_nowhere_in_the_log(
+async def test_a_key_in_the_url_is_refused_beside_a_good_one_too_and_never_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level("DEBUG")
@@ -149,20 +148,20 @@ async def test_a_task_belongs_to_the_user_of_the_key_whatever_else_the_body_says
         assert (await k.post(k.alice, user_id="alice")).status_code == 202
         assert [task.user_id for task in k.world.tasks()] == ["alice", "alice"]
         for claimed in ("bob", "anonymous"):
-            told = is_problem(await k.post(k.alice, user_id=claimed), 403, "not_allowed_by_key")
-            assert (told["field"], told["allowed"]) == ("user_id", ["alice"])
+            problem = is_problem(await k.post(k.alice, user_id=claimed), 403, "not_allowed_by_key")
+            assert (problem["field"], problem["allowed"]) == ("user_id", ["alice"])
         assert len(k.world.tasks()) == 2
 
 
 @pytest.mark.parametrize("stage", ["queued", "running", "ended", "forgotten"])
-async def test_what_belongs_to_somebody_else_is_answered_like_what_is_not_there(tmp_path: Path, stage: str):
+async def test_another_users_task_is_answered_like_one_that_does_not_exist(tmp_path: Path, stage: str):
     async with keyed(tmp_path) as k:
         task_id = (await k.post(k.alice)).json()["task_id"]
         (task,) = k.world.tasks()
         if stage == "running":
             await k.world.run(task, step=3)
         if stage in ("ended", "forgotten"):
-            await k.world.end(task, said=stage == "ended")
+            await k.world.end(task, announced=stage == "ended")
         client = k.client
         if stage == "forgotten":
             for lane in k.world.settings.lane_names:
@@ -181,7 +180,7 @@ async def test_what_belongs_to_somebody_else_is_answered_like_what_is_not_there(
         assert picture.status_code == (200 if stage in ("ended", "forgotten") else 409)
 
 
-async def test_the_owner_cancels_and_listens_as_ever(tmp_path: Path):
+async def test_the_owner_of_a_task_cancels_it_and_follows_its_events(tmp_path: Path):
     async with keyed(tmp_path) as k:
         task_id = (await k.post(k.alice)).json()["task_id"]
         assert (await k.client.post(f"/cancel_task/{task_id}", headers=bearer(k.alice))).status_code == 202
@@ -190,10 +189,10 @@ async def test_the_owner_cancels_and_listens_as_ever(tmp_path: Path):
         assert "event: end" in events.text
 
 
-async def test_an_outcome_written_before_there_were_owners_is_nobodys(tmp_path: Path):
+async def test_an_outcome_written_before_there_were_owners_belongs_to_no_user(tmp_path: Path):
     async with keyed(tmp_path) as k:
         task_id = (await k.post(k.alice)).json()["task_id"]
-        outcome = await k.world.end(k.world.tasks()[0], said=False)
+        outcome = await k.world.end(k.world.tasks()[0], announced=False)
         name = f"tasks/{task_id}/outcome.json"
         old = json.loads(k.world.store.objects[name])
         del old["task"]["user_id"]
@@ -220,14 +219,14 @@ async def test_the_same_idempotency_key_of_two_users_is_two_tasks(tmp_path: Path
         assert ids[0] == ids[2] != ids[1]
 
 
-async def test_a_key_for_some_lanes_and_models_is_told_which(tmp_path: Path):
+async def test_a_refusal_names_the_lanes_and_models_of_the_key(tmp_path: Path):
     async with keyed(tmp_path) as k:
-        told = is_problem(await k.post(k.bob, topic="online_task"), 403, "not_allowed_by_key")
-        assert (told["field"], told["allowed"]) == ("topic", ["ai_image_gen.batch_task"])
+        problem = is_problem(await k.post(k.bob, topic="online_task"), 403, "not_allowed_by_key")
+        assert (problem["field"], problem["allowed"]) == ("topic", ["ai_image_gen.batch_task"])
         for model in ("other", "nothing"):
-            told = is_problem(await k.post(k.bob, model_name=model), 403, "not_allowed_by_key")
-            assert told["field"] == "model_name"
-            assert told["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
+            problem = is_problem(await k.post(k.bob, model_name=model), 403, "not_allowed_by_key")
+            assert problem["field"] == "model_name"
+            assert problem["allowed"] == ["sd-mini", "stable-diffusion-v1-5"]
         assert k.world.tasks() == []
         for body in ({}, {"topic": "batch_task"}, {"model_name": "stable-diffusion-v1-5"}):
             assert (await k.post(k.bob, **body)).status_code == 202
@@ -248,12 +247,12 @@ async def test_the_models_listed_are_those_the_key_may_use(tmp_path: Path):
         }
 
 
-async def test_a_key_for_a_model_that_is_not_there_yet_hears_of_no_other(tmp_path: Path):
+async def test_a_key_for_a_model_that_is_not_there_yet_learns_of_no_other(tmp_path: Path):
     async with keyed(tmp_path) as k:
         carol, line = new_key("carol", models=["later"])
         put(k.path, line)
-        told = is_problem(await k.post(carol, model_name="later"), 422, "unknown_model")
-        assert told["allowed"] == []
+        problem = is_problem(await k.post(carol, model_name="later"), 422, "unknown_model")
+        assert problem["allowed"] == []
         await k.world.log.append_card(card("later"))
         assert (await k.world.gateway())[0]
         assert (await k.post(carol, model_name="later")).status_code == 202
@@ -270,7 +269,7 @@ async def test_keys_come_and_go_with_the_file(tmp_path: Path):
         is_problem(await k.post(carol), 401, "unauthorized")
 
 
-async def test_a_new_key_of_the_same_user_sees_what_the_old_one_asked_for(tmp_path: Path):
+async def test_a_new_key_of_the_same_user_sees_the_tasks_of_the_old_one(tmp_path: Path):
     async with keyed(tmp_path) as k:
         task_id = (await k.post(k.alice)).json()["task_id"]
         newer, line = new_key("alice")
@@ -279,7 +278,7 @@ async def test_a_new_key_of_the_same_user_sees_what_the_old_one_asked_for(tmp_pa
 
 
 @pytest.mark.parametrize("broken", ["gone", "no JSON", "a misspelled limit", "no UTF-8", "twice"])
-async def test_a_file_that_cannot_be_used_changes_nothing_and_is_said_once(
+async def test_a_file_that_cannot_be_used_changes_nothing_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
 ):
     async with keyed(tmp_path) as k:
@@ -298,48 +297,12 @@ async def test_a_file_that_cannot_be_used_changes_nothing_and_is_said_once(
         for _ in range(3):
             assert (await k.post(k.alice)).status_code == 202
             is_problem(await k.post(carol), 401, "unauthorized")
-        said = [record.getMessage() for record in caplog.records if "keys" in record.getMessage()]
-        assert len(said) == 1
-        assert str(k.path) in said[0]
-        assert carol not in said[0]
+        logged = [record.getMessage() for record in caplog.records if "keys" in record.getMessage()]
+        assert len(logged) == 1
+        assert str(k.path) in logged[0]
+        assert carol not in logged[0]
         put(k.path, line)
         assert (await k.post(carol)).status_code == 202
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "{}",
-        "[]",
-        '{"id": "x", "sha256": "", "user": "a"}',
-        new_key("a")[1].model_dump_json().replace('"a"', '""'),
-        new_key("a")[1].model_dump_json().replace('"a"', '"anonymous"'),
-        new_key("a", ["x"])[1].model_dump_json().replace('["x"]', "[]"),
-    ],
-)
-def test_a_line_that_says_less_than_it_must_is_refused(line: str):
-    with pytest.raises(BadKeys, match="line 1: "):
-        read_keys(line)
-
-
-async def test_a_gateway_whose_keys_cannot_be_read_does_not_start(tmp_path: Path):
-    async with world(api_keys_file=tmp_path / "nowhere") as w:
-        with pytest.raises(SystemExit, match=r"API_KEYS_FILE=.*nowhere cannot be read"):
-            await w.gateway()
-
-
-def test_a_key_is_made_shown_once_and_only_its_hash_is_for_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    keys.main(["new", "alice", "--lane", "online_task", "--model", "sd-mini", "--model", "flux-mini"])
-    out, err = capsys.readouterr()
-    key = err.split()[-1]
-    assert key not in out
-    (tmp_path / "keys").write_text(out)
-    found = ApiKeyFile(tmp_path / "keys").find(key)
-    assert found is not None
-    assert (found.user, found.lanes, found.models) == ("alice", ("online_task",), ("sd-mini", "flux-mini"))
-    assert key.rpartition("_")[2] not in out
-    with pytest.raises(SystemExit):
-        keys.main(["new", "anonymous"])
 
 
 async def test_the_document_asks_for_a_key_where_one_is_needed(tmp_path: Path):
@@ -348,9 +311,9 @@ async def test_the_document_asks_for_a_key_where_one_is_needed(tmp_path: Path):
         schemes = document["components"]["securitySchemes"]
         assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
         for operations in document["paths"].values():
-            for told in operations.values():
-                assert told["security"] == [{"bearer": []}, {"key": []}]
-                assert "unauthorized" in told["responses"]["401"]["description"]
+            for operation in operations.values():
+                assert operation["security"] == [{"bearer": []}, {"key": []}]
+                assert "unauthorized" in operation["responses"]["401"]["description"]
         assert "malformed_body" in document["paths"]["/generate_image"]["post"]["responses"]["400"]["description"]
     async with world() as w:
         document = (await (await w.gateway())[0].get("/openapi.json")).json()

@@ -1,0 +1,76 @@
+"""Who calls, and what a caller may see and ask for. The same for every face."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.accept import find_card, find_lane
+from tasks.capabilities import ServedModel
+from tasks.errors import NotAllowedByKey, UnknownLane, UnknownModel
+from tasks.task import GenerateRequest, Task
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A user with an API key, and the lanes and models of that key (None: all). With keys off `user` is None, and the
+    caller may do everything."""
+
+    user: str | None = None
+    lanes: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+
+    def owns(self, task: Task) -> bool:
+        """Whether the caller may see and cancel the task."""
+        return self.user is None or task.user_id == self.user
+
+    def usable(self, cards: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
+        """The models that the caller may use. A key that names an alias may use the model behind it."""
+        return {
+            model: card
+            for model, card in cards.items()
+            if self.models is None or not {model, *card.aliases}.isdisjoint(self.models)
+        }
+
+    def restrict(
+        self, request: GenerateRequest, cards: Mapping[str, ServedModel], lanes: Sequence[str]
+    ) -> GenerateRequest:
+        """The request in the name of the key's user, on a lane of the key.
+
+        Raises NotAllowedByKey naming what the key may use, UnknownModel.
+        """
+        if self.user is None:
+            return request
+        if "user_id" in request.model_fields_set and request.user_id != self.user:
+            raise NotAllowedByKey("The key belongs to another user.", field="user_id", allowed=[self.user])
+        if self.models is not None:
+            self._check_model(request.model_name, cards, self.models)
+        lane = request.topic
+        if self.lanes is not None:
+            lane = _allowed_lane(request.topic, lanes, self.lanes)
+        return request.model_copy(update={"user_id": self.user, "topic": lane})
+
+    def _check_model(self, name: str, cards: Mapping[str, ServedModel], models: Sequence[str]) -> None:
+        try:
+            find_card(name, self.usable(cards))
+        except UnknownModel as error:
+            if name in models:
+                raise
+            allowed = sorted({*models, *(error.allowed or ())})
+            raise NotAllowedByKey(
+                f"The key may use the models {', '.join(allowed)}.", field="model_name", allowed=allowed
+            ) from None
+
+
+ANYBODY = Caller()
+"""The caller of every request while API keys are off."""
+
+
+def _allowed_lane(name: str | None, lanes: Sequence[str], of_key: Sequence[str]) -> str:
+    """The lane of this name, or the key's first lane. The lanes of a key may be full or short names."""
+    usable = [lane for lane in lanes if lane in of_key or lane.rpartition(".")[2] in of_key]
+    try:
+        if usable:
+            return find_lane(name, usable)
+    except UnknownLane:
+        pass
+    allowed = usable or list(of_key)
+    raise NotAllowedByKey(f"The key may use the lanes {', '.join(allowed)}.", field="topic", allowed=allowed)
