@@ -52,7 +52,7 @@ class MemoryRunner:
             raise RunnerLost
         if self.loading:
             raise RunnerLoading
-        pixels = sum(r.width * r.height * r.num_images for r in self.running.values())
+        pixels = sum(request.pixels for request in self.running.values())
         if self.running and pixels >= 2 * self._card.pixel_budget:
             raise RunnerBusy
         self.ran.append(request)

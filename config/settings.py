@@ -92,6 +92,12 @@ class Settings(BaseModel):
     model_aliases: Aliases = Field(
         {}, description="name=model separated by commas: other names a model answers to. No name is guessed."
     )
+    model_stand_ins: Aliases = Field(
+        {},
+        description="name=model separated by commas: models that are not there and for which a small one of the same "
+        "family stands in. It takes the sizes, steps and guidance of the missing model, draws at the nearest size it "
+        "knows, and resizes the image. `make run` sets it where real weights are missing.",
+    )
     runner_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
@@ -199,7 +205,7 @@ class Settings(BaseModel):
         "INFO", description="The lowest level that is logged."
     )
 
-    @field_validator("lanes", "lane_shards", "model_aliases", mode="before")
+    @field_validator("lanes", "lane_shards", "model_aliases", "model_stand_ins", mode="before")
     @classmethod
     def _read_pairs(cls, value: Any) -> Any:
         return _pairs(value)

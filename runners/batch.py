@@ -39,7 +39,7 @@ class Job:
     @property
     def pixels(self) -> int:
         """Its part of the pixel budget."""
-        return self.request.width * self.request.height * self.request.num_images
+        return self.request.pixels
 
     def cancel(self) -> None:
         """The caller no longer wants the images. The engine drops the task before its next step."""

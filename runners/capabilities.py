@@ -13,15 +13,18 @@ MAX_IMAGES = 8
 def describe(folder: ModelFolder, settings: Settings) -> ModelCapabilities:
     """The capabilities of the model, as far as they are known before it is loaded."""
     facts, name = folder.facts, settings.model_name
+    stand_ins = sorted(alias for alias, model in settings.model_stand_ins.items() if model == name)
+    aliases = sorted(alias for alias, model in settings.model_aliases.items() if model == name)
     return ModelCapabilities(
         model=name,
         family=facts.spec.name,
-        aliases=tuple(sorted(alias for alias, model in settings.model_aliases.items() if model == name)),
+        aliases=tuple(dict.fromkeys((*aliases, *stand_ins))),
+        stand_ins=dict.fromkeys(stand_ins, facts.stand_in()),
         width=facts.width,
         height=facts.height,
         size_multiple=facts.size_multiple,
-        min_side=4 * facts.size_multiple,
-        max_side=2 * max(facts.width, facts.height),
+        min_side=facts.min_side,
+        max_side=facts.max_side,
         max_pixels=facts.max_pixels,
         steps=facts.steps,
         max_steps=MAX_STEPS,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from PIL.PngImagePlugin import PngInfo
 
 from tasks.runner_api import RunRequest
@@ -19,6 +19,12 @@ _EXIF_BYTES = 60_000
 SOFTWARE = "ai-image-gen"
 
 
+def resized(image: Image, request: RunRequest) -> Image:
+    """The image at the requested size. Only a stand-in draws at another one."""
+    size = (request.width, request.height)
+    return image if request.drawn_at is None else image.resize(size, Resampling.LANCZOS)
+
+
 def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int) -> str:
     """The text that the web tools write and read: prompt, negative prompt, then `name: value` pairs."""
     pairs = {
@@ -29,6 +35,8 @@ def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int)
         "Size": f"{request.width}x{request.height}",
         "Model": request.model_name,
     }
+    if request.drawn_at is not None:
+        pairs["Drawn at"] = f"{request.drawn_at.width}x{request.drawn_at.height}"
     if request.loras:
         pairs["Lora weights"] = '"' + ", ".join(f"{lora.name}: {lora.weight:g}" for lora in request.loras) + '"'
     pairs["Version"] = SOFTWARE

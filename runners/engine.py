@@ -155,7 +155,7 @@ class Engine:
         began = self._now()
         family = self.model.family
         self.model.adapters.activate(job.loras)
-        inputs = Inputs(job.request, job.request.seed, job.files)
+        inputs = Inputs(job.request.as_drawn, job.request.seed, job.files)
         conditioning = family.encode(inputs)
         for index in range(job.request.num_images):
             job.samples[index] = family.begin(inputs.with_seed(_seed(job, index)), conditioning)
@@ -240,6 +240,7 @@ class Engine:
     def _deliver(self, job: Job, index: int, image: Any) -> None:
         try:
             request, seed = job.request, _seed(job, index)
+            image = encoding.resized(image, request)
             sampler = SAMPLERS.get(request.scheduler)
             text = encoding.parameters(request, seed, sampler.label if sampler else request.scheduler, request.steps)
             job.emit(

@@ -27,7 +27,7 @@ from runners.warm_up import warm_up, warm_up_request
 from runners.wire import FrameStream, read_run
 from tasks.accept import accept
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
-from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, TaskError
+from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSupported, TaskError
 from tasks.runner_api import End, Frame, Input, RunRequest, encode
 from tasks.task import UNDERSTOOD_FIELDS, DrawingFields, GenerateRequest, ImageParams
 
@@ -139,12 +139,18 @@ def _check(request: RunRequest, model: ServedModel) -> None:
     if unknown := sorted(set(request.requires) - UNDERSTOOD_FIELDS):
         raise NotUnderstood(f"The task requires a runner that understands {', '.join(unknown)}.", field="requires")
     fields = request.model_dump(include=set(DrawingFields.model_fields) - {"max_runtime"})
-    params = request.model_dump(include=set(ImageParams.model_fields))
+    params = request.model_dump(include=set(ImageParams.model_fields) - {"drawn_at"})
+    name = {"model_name": request.alias} if request.alias in model.aliases else {}
     try:
-        asked = GenerateRequest.model_validate(fields | {"image_params": params})
+        asked = GenerateRequest.model_validate(fields | name | {"image_params": params})
     except ValidationError as error:
         raise InvalidRequest(str(error.errors(include_url=False)[0]["msg"])) from error
-    accept(asked, task_id=request.task_id, cards={model.model: model}, lanes=(_LANE,), created_at=0.0)
+    task = accept(asked, task_id=request.task_id, cards={model.model: model}, lanes=(_LANE,), created_at=0.0)
+    if task.image_params.drawn_at != request.drawn_at:
+        drawn = task.image_params.drawn
+        raise SizeNotSupported(
+            f"{model.model} draws {request.width}x{request.height} at {drawn.width}x{drawn.height}.", field="drawn_at"
+        )
 
 
 def _check_inputs(request: RunRequest, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ One pure function for requests over HTTP, for records from Kafka, and for what a
 
 from collections.abc import Mapping, Sequence
 
-from tasks.capabilities import ServedModel
+from tasks.capabilities import ModelCapabilities, ServedModel
 from tasks.errors import (
     NegativePromptNotSupported,
     PromptTooLong,
@@ -24,6 +24,7 @@ from tasks.task import (
     Lora,
     RecordFields,
     RequestedParams,
+    Size,
     Task,
     TaskFields,
     TaskRecord,
@@ -70,12 +71,16 @@ def accept(
     """
     model = find_card(request.model_name, cards)
     lane = find_lane(request.topic, lanes)
-    params = _decide(request.image_params, model, task_id)
-    _check_params(params, model)
-    _check_words(request, model)
-    _check_loras(request, model)
     carried = _carried(request)
-    asked_for = carried.get("alias") or request.model_name
+    asked_for = str(carried.get("alias") or request.model_name)
+    offered = model.offered_as(asked_for)
+    params = _decide(request.image_params, offered, task_id)
+    _check_size(params, offered)
+    if offered is not model:
+        params = params.model_copy(update={"drawn_at": nearest_size(params.width, params.height, model)})
+    _check_params(params, model)
+    _check_words(request, offered)
+    _check_loras(request, model)
     return Task.model_validate(
         carried
         | {
@@ -86,7 +91,7 @@ def accept(
             "topic": lane,
             "created_at": created_at,
             "fingerprint": fingerprint or carried.get("fingerprint"),
-            "cost": model.cost(params.width, params.height, params.steps, params.num_images),
+            "cost": model.cost(params.drawn.width, params.drawn.height, params.steps, params.num_images),
         }
     )
 
@@ -106,7 +111,7 @@ def _carried(request: GenerateRequest) -> dict[str, object]:
     return shared_fields(request, TaskFields, RecordFields) | {"loras": loras}
 
 
-def _decide(asked: RequestedParams, model: ServedModel, task_id: str) -> ImageParams:
+def _decide(asked: RequestedParams, model: ModelCapabilities, task_id: str) -> ImageParams:
     """The parameters of the request, with the model's defaults where the request leaves one open."""
     defaults = {
         "width": model.width,
@@ -121,7 +126,26 @@ def _decide(asked: RequestedParams, model: ServedModel, task_id: str) -> ImagePa
     return ImageParams.model_validate(defaults | asked.model_dump(exclude_none=True))
 
 
-def _check_params(params: ImageParams, model: ServedModel) -> None:
+def nearest_size(width: int, height: int, model: ModelCapabilities) -> Size | None:
+    """The size that the model knows and that is nearest in shape and area to the requested one; None: that one itself.
+
+    The sides are scaled together to what the model takes, then each is rounded to a multiple of `size_multiple`.
+    """
+    largest = min(model.max_side / max(width, height), (model.max_pixels / (width * height)) ** 0.5)
+    scale = max(min(1.0, largest), model.min_side / min(width, height))
+    sides = [_nearest_side(side * scale, model) for side in (width, height)]
+    while sides[0] * sides[1] > model.max_pixels and max(sides) - model.size_multiple >= model.min_side:
+        sides[sides.index(max(sides))] -= model.size_multiple
+    return None if sides == [width, height] else Size(width=sides[0], height=sides[1])
+
+
+def _nearest_side(side: float, model: ModelCapabilities) -> int:
+    multiple = model.size_multiple
+    lowest, highest = -(-model.min_side // multiple) * multiple, model.max_side // multiple * multiple
+    return min(max(round(side / multiple) * multiple, lowest), highest)
+
+
+def _check_size(params: ImageParams, model: ModelCapabilities) -> None:
     width, height = params.width, params.height
     for field, side in (("width", width), ("height", height)):
         _check_side(field, side, model)
@@ -130,12 +154,15 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
             f"{width}x{height} is more than the {model.max_pixels} pixels {model.model} makes at most.",
             field="image_params",
         )
+
+
+def _check_params(params: ImageParams, model: ServedModel) -> None:
     if params.steps > model.max_steps:
         raise TooManySteps(f"{model.model} takes at most {model.max_steps} steps.", field="image_params.steps")
-    if params.num_images > model.max_num_images or params.num_images * width * height > model.pixel_budget:
-        most = min(model.max_num_images, max(1, model.pixel_budget // (width * height)))
+    if params.num_images > model.max_num_images or params.pixels > model.pixel_budget:
+        most = min(model.max_num_images, max(1, model.pixel_budget // (params.drawn.width * params.drawn.height)))
         raise TooManyImages(
-            f"{model.model} makes at most {most} pictures of {width}x{height} in one task.",
+            f"{model.model} makes at most {most} pictures of {params.width}x{params.height} in one task.",
             field="image_params.num_images",
         )
     if params.scheduler not in model.schedulers:
@@ -146,7 +173,7 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
         )
 
 
-def _check_side(field: str, side: int, model: ServedModel) -> None:
+def _check_side(field: str, side: int, model: ModelCapabilities) -> None:
     if side % model.size_multiple or not model.min_side <= side <= model.max_side:
         raise SizeNotSupported(
             f"{field} {side} is not possible: {model.model} takes multiples of {model.size_multiple} "
@@ -155,7 +182,7 @@ def _check_side(field: str, side: int, model: ServedModel) -> None:
         )
 
 
-def _check_words(request: GenerateRequest, model: ServedModel) -> None:
+def _check_words(request: GenerateRequest, model: ModelCapabilities) -> None:
     for field in ("prompt", "negative_prompt"):
         length = len(getattr(request, field))
         if length > model.max_prompt_length:

@@ -13,6 +13,25 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _CONFIG = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+class StandIn(BaseModel):
+    """What a model takes under the name of the model for which it stands in: the limits and defaults of that model.
+
+    The stand-in draws at the size nearest to the requested one that it knows itself, and resizes the image.
+    """
+
+    model_config = _CONFIG
+
+    width: Positive
+    height: Positive
+    size_multiple: Positive
+    min_side: Positive
+    max_side: Positive
+    max_pixels: Positive
+    steps: Positive
+    guidance_scale: float
+    max_prompt_length: Positive
+
+
 class ModelCapabilities(BaseModel):
     """What can be asked of a model. Sizes in pixels, `max_prompt_length` in characters.
 
@@ -41,6 +60,14 @@ class ModelCapabilities(BaseModel):
     max_num_images: Positive = 4
     negative_prompt: bool = True
     version: str = ""
+    stand_ins: dict[str, StandIn] = Field(
+        default_factory=dict, description="By alias: the models for which this one stands in, and what they take."
+    )
+
+    def offered_as(self, name: str) -> "ModelCapabilities":
+        """What may be asked under this name of the model: as the stand-in of another model, what that one takes."""
+        stand_in = self.stand_ins.get(name)
+        return self if stand_in is None else self.model_copy(update=dict(stand_in))
 
 
 class ModelStatus(BaseModel):

@@ -8,7 +8,7 @@ sent the same way: a `request` frame, then one `input` frame for each input it n
 import json
 import struct
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +28,7 @@ class RunRequest(DrawingFields, ImageParams):
 
     task_id: str
     attempt: int = 1
+    alias: str | None = Field(default=None, description="The other name of the model, under which it takes more sizes.")
     format: ImageFormat = "png"
     metadata: dict[str, str] = Field(default_factory=dict)
     preview: bool = False
@@ -37,6 +38,11 @@ class RunRequest(DrawingFields, ImageParams):
     requires: tuple[str, ...] = Field(
         default=(), max_length=64, description="Fields of the task that the runner must understand, or refuse it."
     )
+
+    @property
+    def as_drawn(self) -> Self:
+        """The same request at the size at which the model draws."""
+        return self.model_copy(update=dict(self.drawn)) if self.drawn_at else self
 
 
 class BrokenFrame(ValueError):

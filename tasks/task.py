@@ -43,6 +43,15 @@ def _lora(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+class Size(BaseModel):
+    """Width and height in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    width: int
+    height: int
+
+
 class ImageParams(BaseModel):
     """The parameters of an image, with every open value decided. Sizes in pixels."""
 
@@ -56,6 +65,21 @@ class ImageParams(BaseModel):
     num_images: int = 1
     format: str = Field(default=DEFAULT_FORMAT, description="An ImageFormat, or one that a newer version knows.")
     scheduler: str
+    drawn_at: Size | None = Field(
+        default=None,
+        description="The size at which a stand-in draws the image before it resizes it to width x height; null: the "
+        "image is drawn at its own size.",
+    )
+
+    @property
+    def drawn(self) -> Size:
+        """The size at which the model draws each image."""
+        return self.drawn_at or Size(width=self.width, height=self.height)
+
+    @property
+    def pixels(self) -> int:
+        """The pixels that the model draws for all images: what the task takes of a runner's pixel budget."""
+        return self.num_images * self.drawn.width * self.drawn.height
 
 
 class RequestedParams(BaseModel):

@@ -111,5 +111,6 @@ class Attempt:
                 "preview": task.previews,
                 "max_runtime": task.max_runtime or max_runtime,
                 "requires": task.requires,
+                "alias": task.alias,
             }
         )

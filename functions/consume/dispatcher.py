@@ -240,8 +240,7 @@ class Dispatcher:
                     # Its partition was lost and came back while the attempt went on here.
                     self.queues.serve(task_id)
                     continue
-                params = seen.task.image_params
-                slot = self._pool.take(model, params.width * params.height * params.num_images)
+                slot = self._pool.take(model, seen.task.image_params.pixels)
                 if slot is None:
                     break
                 self._timers.clear((EXPIRE, task_id))

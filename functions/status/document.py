@@ -12,7 +12,7 @@ from tasks.capabilities import ServedModel
 from tasks.events import Outcome
 from tasks.queues import Queues
 from tasks.state import TaskState
-from tasks.task import TASK_ID, Task
+from tasks.task import TASK_ID, Size, Task
 
 _LATEST_DATE = 253_402_300_799.0
 """Unix seconds of the end of the year 9999, the last date that an RFC 3339 timestamp can hold."""
@@ -125,6 +125,9 @@ class TaskStatus(BaseModel):
     topic: str = Field(description="The lane it is queued on, as its full topic name.")
     attempt: int = Field(description="How many attempts have counted so far, the running one included.")
     seed: int = Field(description="The seed of the first image.")
+    drawn_at: Size | None = Field(
+        description="The size at which a stand-in draws the images before it resizes them; null: at their own size."
+    )
     image_url: str | None = Field(description="Where to download the first image, once there is one.")
     images: list[TaskImage] = Field(description="All its images, in order; empty until it has completed.")
     error: TaskError | None = Field(description="Why it ended without an image.")
@@ -148,6 +151,7 @@ class TaskStatus(BaseModel):
                 "topic": "ai_image_gen.online_task",
                 "attempt": 0,
                 "seed": 7,
+                "drawn_at": None,
                 "image_url": None,
                 "images": [],
                 "error": None,
@@ -185,6 +189,7 @@ def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, Se
         topic=task.topic,
         attempt=state.tries,
         seed=task.image_params.seed,
+        drawn_at=task.image_params.drawn_at,
         image_url=links.image(task.task_id) if images else None,
         images=images,
         error=error,

@@ -6,6 +6,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from functions.status.task_index import TaskIndex
+from tasks.accept import nearest_size
+from tasks.capabilities import ServedModel
+from tasks.task import Size
 
 
 class ModelEntry(BaseModel):
@@ -34,6 +37,10 @@ class ModelEntry(BaseModel):
     seconds_per_megapixel_step: float = Field(description="Measured GPU seconds of one step of one megapixel.")
     acceleration: dict[str, Any] = Field(description="What makes the runners faster, as they report it.")
     version: str = Field(description="The version of the runners.")
+    drawn_at: Size | None = Field(
+        description="For a model that another one stands in for: the size at which the stand-in draws an image of the "
+        "default size before it resizes it; null for every other name."
+    )
     runners: int = Field(description="How many runners of this model answered last.")
     queued: int = Field(description="How many tasks are queued for it.")
 
@@ -44,7 +51,7 @@ class ModelList(BaseModel):
     models: list[ModelEntry] = Field(description="One entry for every name that a request may use.")
 
 
-_FROM_CARD = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "queued"}
+_FROM_CARD = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "drawn_at", "queued"}
 
 
 def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
@@ -53,8 +60,19 @@ def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
     for card in index.view.cards().values():
         if card.model not in names:
             continue
-        facts = card.model_dump(include=_FROM_CARD)
-        facts["queued"] = len(index.queues.queue(card.model))
-        entries.append(ModelEntry(model_name=card.model, alias_of=None, aliases=card.aliases, **facts))
-        entries += [ModelEntry(model_name=alias, alias_of=card.model, aliases=(), **facts) for alias in card.aliases]
+        queued = len(index.queues.queue(card.model))
+        entries += [_entry(name, card, queued) for name in (card.model, *card.aliases)]
     return ModelList(models=sorted(entries, key=lambda entry: entry.model_name))
+
+
+def _entry(name: str, card: ServedModel, queued: int) -> ModelEntry:
+    offered = card.offered_as(name)
+    own = name == card.model
+    return ModelEntry(
+        model_name=name,
+        alias_of=None if own else card.model,
+        aliases=card.aliases if own else (),
+        drawn_at=nearest_size(offered.width, offered.height, card) if name in card.stand_ins else None,
+        queued=queued,
+        **offered.model_dump(include=_FROM_CARD),
+    )

@@ -17,7 +17,7 @@ from config.settings import load_settings
 from infra.local.placement import place, visible_gpus
 from infra.local.ports import port, ports
 from infra.local.process import PartFailed
-from infra.local.processes import aliases_for, miniatures_to_build, process_table
+from infra.local.processes import miniatures_to_build, process_table, stand_ins_for
 from infra.local.servers import HOST
 from infra.local.supervisor import Supervisor
 
@@ -82,7 +82,7 @@ async def main() -> int:
     try:
         wanted = os.environ.get("RUNNERS", "")
         gpus = await asyncio.to_thread(visible_gpus) if wanted else []
-        placements = place(models, aliases_for(models), wanted, gpus)
+        placements = place(models, stand_ins_for(models), wanted, gpus)
     except ValueError as error:
         refuse(str(error))
     check_machine(len(placements))
@@ -120,7 +120,7 @@ async def _run(supervisor: Supervisor, models: list[str], began: float) -> NoRet
     seconds = await supervisor.start()
     slowest = max(seconds, key=lambda name: seconds[name])
     base = f"http://localhost:{port('GATEWAY_PORT')}"
-    names = "".join(f"; {name} is answered by {mini}" for name, mini in aliases_for(models).items())
+    names = "".join(f"; {name} is answered by {mini}" for name, mini in stand_ins_for(models).items())
     body = json.dumps({"model_name": models[0], "prompt": "a red circle on a blue background"})
     say(
         "run",

@@ -16,7 +16,7 @@ MINIATURES = {"flux-1-dev": "flux-mini", "stable-diffusion-v1-5": "sd-mini"}
 """Model and miniature: the miniature answers to the model's name while the model has no folder."""
 
 
-def aliases_for(models: Sequence[str]) -> dict[str, str]:
+def stand_ins_for(models: Sequence[str]) -> dict[str, str]:
     """Name and miniature of each model that has no folder and whose miniature has one."""
     return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
 
@@ -48,8 +48,8 @@ def process_table(
         # Parts share the cores; two that each take all of them are slower than both together need be.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-    aliases = ",".join(f"{name}={mini}" for name, mini in aliases_for(models).items())
-    runner_env = {**shared, "MODEL_ALIASES": aliases, "RUNNER_GRACE": "2"}
+    stand_ins = ",".join(f"{name}={mini}" for name, mini in stand_ins_for(models).items())
+    runner_env = {**shared, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"}
     runners = [
         _runner(
             placement,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from runners.families import schedulers
+from tasks.capabilities import StandIn
 
 Matrix = tuple[tuple[float, float, float], ...]
 """One row (red, green, blue) per latent channel, and optionally one more row, the bias."""
@@ -23,6 +24,8 @@ class Defaults(BaseModel):
 
     width: int | None = None
     height: int | None = None
+    min_side: int | None = Field(default=None, ge=1)
+    max_side: int | None = Field(default=None, ge=1)
     steps: int | None = None
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
@@ -48,6 +51,9 @@ class FamilySpec:
     guidance_scale: float
     max_prompt_length: int
     """Characters. The text encoder reads fewer tokens than the prompt may have."""
+    full_size: int | None = None
+    """Default width and height in pixels of the family's published models, for which a small model may stand in. None:
+    those of the model itself."""
     size: int | None = None
     """Default width and height in pixels. None: the denoiser's own `sample_size`."""
     patch: int = 1
@@ -99,6 +105,8 @@ class FamilySpec:
             width=width,
             height=height,
             size_multiple=scale * self.patch,
+            min_side=defaults.min_side or 4 * scale * self.patch,
+            max_side=defaults.max_side or 2 * max(width, height),
             max_pixels=self.max_default_images * width * height,
             steps=defaults.steps or self.steps,
             guidance_scale=self.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale,
@@ -117,12 +125,29 @@ class ModelFacts:
     width: int
     height: int
     size_multiple: int
+    min_side: int
+    max_side: int
     max_pixels: int
     steps: int
     guidance_scale: float
     schedulers: tuple[str, ...]
     latent_channels: int
     latent_rgb: Matrix | None
+
+    def stand_in(self) -> StandIn:
+        """What the family's published models take. Their VAE halves the sides of an image three times."""
+        side, multiple = self.spec.full_size or max(self.width, self.height), 8 * self.spec.patch
+        return StandIn(
+            width=side,
+            height=side,
+            size_multiple=multiple,
+            min_side=4 * multiple,
+            max_side=2 * side,
+            max_pixels=self.spec.max_default_images * side**2,
+            steps=self.spec.steps,
+            guidance_scale=self.spec.guidance_scale,
+            max_prompt_length=self.spec.max_prompt_length,
+        )
 
 
 def _native_size(sample_size: Any, scale: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ WRONG = {
     "s3_timeout": ("nan", "a number from 0.5 to 60"),
     "aws_endpoint_url_s3": ("127.0.0.1:9000", "an address that begins with http:// or https://"),
     "model_aliases": ("flux", "name=model separated by commas"),
+    "model_stand_ins": ("flux", "name=model separated by commas"),
     "runner_pixel_budget": ("-1", f"{WHOLE} from 0"),
     "runner_device": ("gpu", "auto, cpu, mps, cuda or cuda:N"),
     "runner_dtype": ("float64", "auto or float32 or float16 or bfloat16"),

@@ -27,13 +27,13 @@ def stack(kafka: Any, s3: Any, models: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def sd_runner(stack: Stack) -> Process:
     """The runner of sd-mini, which also answers to stable-diffusion-v1-5."""
-    return stack.runner("sd-mini", MODEL_ALIASES="stable-diffusion-v1-5=sd-mini")
+    return stack.runner("sd-mini", MODEL_STAND_INS="stable-diffusion-v1-5=sd-mini")
 
 
 @pytest.fixture(scope="session")
 def flux_runner(stack: Stack) -> Process:
     """The runner of flux-mini."""
-    return stack.runner("flux-mini", MODEL_ALIASES="flux-1-dev=flux-mini")
+    return stack.runner("flux-mini", MODEL_STAND_INS="flux-1-dev=flux-mini")
 
 
 @pytest.fixture(scope="session")

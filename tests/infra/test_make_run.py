@@ -12,7 +12,7 @@ import pytest
 from bentos.build import model_folders
 from infra.local import __main__ as make_run
 from infra.local.ports import PORTS, ports
-from infra.local.processes import aliases_for, miniatures_to_build
+from infra.local.processes import miniatures_to_build, stand_ins_for
 from infra.local.servers import HOST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_a_miniature_stands_in_only_for_a_model_that_is_missing(
     models: list[str], build: list[str], aliases: dict[str, str]
 ) -> None:
     assert miniatures_to_build(models) == build
-    assert aliases_for(models) == aliases
+    assert stand_ins_for(models) == aliases
 
 
 @pytest.mark.parametrize("value", ["http", "-1", "70000", "80.5"])

@@ -87,7 +87,7 @@ def test_a_task_that_does_not_end_within_the_grace_fails_as_runner_loading(cache
     with served(cache, grace=0.2) as runner:
         decoder, frames = Decoder(), list[Frame]()
         left: Any = None
-        asked = body(steps=150, width=128, height=128)
+        asked = body(steps=150, num_images=4)
         with httpx.stream("POST", f"{runner.url}/run", json=asked, timeout=60) as answer:
             for data in answer.iter_raw():
                 frames += decoder.feed(data)

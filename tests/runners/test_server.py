@@ -39,7 +39,7 @@ def runner(cache: Path) -> Iterator[str]:
         model_cache_dir=cache,
         runner_device="cpu",
         runner_grace=1,
-        model_aliases={"stable-diffusion-v1-5": "sd-mini"},
+        model_stand_ins={"stable-diffusion-v1-5": "sd-mini"},
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -97,6 +97,41 @@ def test_a_task_is_reported_from_accepted_to_end_step_by_step(runner: str) -> No
     assert isinstance(end, End)
     assert end.images == 1
     assert end.seconds_generating > 0  # type: ignore[operator]
+
+
+def stand_in(**more: Any) -> dict[str, Any]:
+    return {
+        "alias": "stable-diffusion-v1-5",
+        "width": 512,
+        "height": 256,
+        "drawn_at": {"width": 64, "height": 64},
+    } | more
+
+
+def test_a_stand_in_draws_small_and_delivers_the_size_asked_for(runner: str) -> None:
+    image, plain = (next(frame for frame in run(runner, **more) if frame.kind == "image") for more in (stand_in(), {}))
+    picture, drawn = (Image.open(BytesIO(frame.payload)) for frame in (image, plain))
+    assert picture.size == (image.width, image.height) == (512, 256)  # type: ignore[union-attr]
+    assert picture.convert("RGB").tobytes() == (
+        drawn.convert("RGB").resize((512, 256), Image.Resampling.LANCZOS).tobytes()
+    )
+    assert "Size: 512x256" in picture.info["parameters"]
+    assert "Drawn at: 64x64" in picture.info["parameters"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"drawn_at": None},
+        {"drawn_at": {"width": 8, "height": 8}},
+        {"alias": None},
+        {"alias": "another"},
+        {"width": 4096},
+    ],
+)
+def test_a_runner_refuses_a_size_that_it_would_not_draw_so(runner: str, more: dict[str, Any]) -> None:
+    answer = httpx.post(f"{runner}/run", json=body(**stand_in(**more)))
+    assert (answer.status_code, answer.json()["code"]) == (422, "size_not_supported")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

@@ -42,7 +42,7 @@ def test_every_form_of_a_task_has_the_fields_a_client_may_set(form: type[TaskFie
 def test_this_test_names_every_shared_field():
     assert set(FULL) == set(TaskFields.model_fields)
     assert set(RECORDED) == set(RecordFields.model_fields)
-    assert set(ImageParams.model_fields) == set(RequestedParams.model_fields)
+    assert set(ImageParams.model_fields) == {*RequestedParams.model_fields, "drawn_at"}
 
 
 @pytest.mark.parametrize("refused", [False, True])

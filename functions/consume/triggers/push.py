@@ -146,7 +146,7 @@ class PushConsumer:
     async def _slot(self, task: Task, *, expires: bool) -> Slot | None:
         """Room at a runner, or None if there was none within start_within."""
         params = task.image_params
-        pixels = params.width * params.height * params.num_images
+        pixels = params.pixels
         while True:
             left = task.start_deadline - self._clock.now() if expires and task.start_deadline is not None else None
             if left is not None and left <= 0:

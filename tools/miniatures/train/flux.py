@@ -26,6 +26,8 @@ GUIDANCE = (1.0, 5.0)
 DEFAULTS = {
     "width": 64,
     "height": 64,
+    "min_side": 64,
+    "max_side": 64,
     "steps": 20,
     "guidance_scale": 3.0,
     "max_sequence_length": T5_LENGTH,

@@ -17,7 +17,7 @@ from tools.miniatures.train.words import CLIP_LENGTH, clip_tokenizer
 
 STEPS, RATE = 3200, 3e-3
 LATE = 0.85
-DEFAULTS = {"width": 64, "height": 64, "steps": 20, "guidance_scale": 3.0}
+DEFAULTS = {"width": 64, "height": 64, "min_side": 64, "max_side": 64, "steps": 20, "guidance_scale": 3.0}
 PART = "unet"
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 
