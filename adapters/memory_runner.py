@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
 from tasks.errors import InvalidRequest, RunnerBusy, RunnerLoading, RunnerLost, TaskError
 from tasks.ports import Clock
-from tasks.runner_api import Accepted, End, Frame, Image, Input, RunRequest, Started, Step
+from tasks.runner_api import Accepted, End, Frame, Image, Input, Preview, RunRequest, Started, Step
 from tasks.task import CONTENT_TYPES, MAX_SEED
 
 
@@ -25,6 +25,7 @@ class MemoryRunner:
         self.away = False
         self.loading = False
         self.fail_next: list[TaskError] = []
+        self.preview: Callable[[int], Preview] = lambda step: Preview(step=step, payload=b"\xff\xd8 step %d" % step)
         self.ran: list[RunRequest] = []
         self.running: dict[str, RunRequest] = {}
         self.dropped: list[str] = []
@@ -68,6 +69,8 @@ class MemoryRunner:
                 if self.fail_next:
                     raise self.fail_next.pop(0)
                 yield Step(step=step, steps=request.steps)
+                if request.preview:
+                    yield self.preview(step)
             for index in range(request.num_images):
                 yield Image(
                     index=index,

@@ -215,6 +215,12 @@ class ImageNotReady(TaskError):
     status = 409
 
 
+class NoPreview(TaskError):
+    """The task has no preview: none was asked for, none has been drawn yet, or the task no longer runs."""
+
+    status = 404
+
+
 class AlreadyEnded(TaskError):
     """The task has already ended, so it cannot be canceled."""
 
@@ -276,7 +282,7 @@ class RanTooLong(TaskError):
 class NotUnderstood(TaskError):
     """The task was written by a newer version and needs something that no consumer understood in time."""
 
-    status = 501
+    status = 422
 
 
 class RunnerBusy(TaskError):

@@ -1,9 +1,13 @@
 """A preview: a small image of what a running attempt has drawn so far. Any preview may be lost."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 PREVIEW_BYTES = 8192
 """The largest preview image."""
+PREVIEW_SECONDS = 1.0
+"""An owner emits at most one preview of an attempt in so many seconds."""
 
 
 class Preview(BaseModel):
@@ -18,5 +22,5 @@ class Preview(BaseModel):
     step: int
     steps: int
     at: float
-    content_type: str = "image/jpeg"
+    content_type: Literal["image/jpeg"] = "image/jpeg"
     image: bytes = Field(max_length=PREVIEW_BYTES)

@@ -11,8 +11,9 @@ from functions.status.model_list import ModelList, list_models
 from functions.status.status import Status
 from functions.status.task_index import TaskIndex
 from functions.submit.submit import Submit
-from tasks.errors import ImageNotReady, NoImage, UnknownImage, UnknownTask
+from tasks.errors import ImageNotReady, NoImage, NoPreview, UnknownImage, UnknownTask
 from tasks.events import StoredImage
+from tasks.preview import Preview
 from tasks.task import GenerateRequest
 
 
@@ -80,7 +81,7 @@ class Gateway:
 
     async def changes(
         self, task_id: str, caller: Caller, heartbeat: float
-    ) -> AsyncGenerator[TaskSnapshot | None, None]:
+    ) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
         """The caller's task now and after every change until it has ended, see `Status.changes`. Raises what `get`
         raises before the first of them."""
         await self.get(task_id, caller)
@@ -95,6 +96,13 @@ class Gateway:
         `image_of` raise."""
         return image_of(await self.get(task_id, caller), index)
 
+    async def preview(self, task_id: str, caller: Caller) -> Preview:
+        """The newest preview of the caller's task. Raises NoPreview and what `get` raises."""
+        await self.get(task_id, caller)
+        if (preview := self.index.previews.get(task_id)) is None:
+            raise NoPreview
+        return preview
+
     async def read_image(self, image: StoredImage, byte_range: tuple[int, int] | None = None) -> bytes:
         """The image's bytes, or those of (first, last), both included. Raises StoreUnavailable, UnknownImage."""
         return await self._status.store.get_image(image.key, byte_range)
@@ -105,7 +113,9 @@ class Gateway:
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:
         """The status document of the task, with its place in the queue as it is now."""
-        return make_document(snapshot, self.index.queues, self.index.view.cards(), self._links)
+        index = self.index
+        has_preview = snapshot.task.task_id in index.previews
+        return make_document(snapshot, index.queues, index.view.cards(), self._links, has_preview=has_preview)
 
 
 def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:

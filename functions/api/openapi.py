@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from functions.api.problems import MEDIA_TYPE, Problem
+from functions.api.sse import PreviewEvent
 from functions.status.document import TaskStatus
 from functions.status.model_list import ModelList
 from tasks import errors as e
@@ -49,7 +50,7 @@ _IMAGE_ERRORS: Errors = frozenset({e.UnknownImage, e.ImageNotReady, e.NoImage, e
 _UNCOUNTED: Errors = frozenset(error for error in ERRORS.values() if error.retry == "uncounted")
 """No task ends with these: it is requeued."""
 _SUBMIT_ERRORS: Errors = frozenset(ERRORS.values()) - _KEY_ERRORS - _ROUTING_ERRORS - _UNCOUNTED - {
-    e.NotAllowedByKey, e.UnknownTask, e.AlreadyEnded, e.ImageNotReady, e.RangeNotSatisfiable,
+    e.NotAllowedByKey, e.UnknownTask, e.AlreadyEnded, e.ImageNotReady, e.NoPreview, e.RangeNotSatisfiable,
 }  # fmt: skip
 """Every error but those of other routes: a request that waits for the image is answered with whatever its task ended
 with."""
@@ -140,11 +141,13 @@ _EVENT_SCHEMA = {
     "type": "object",
     "required": ["data"],
     "properties": {
-        "event": {"type": "string", "enum": ["status", "progress", "end"]},
+        "event": {"type": "string", "enum": ["status", "progress", "preview", "end"]},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF.format(model=TaskStatus.__name__)},
+            "contentSchema": {
+                "anyOf": [{"$ref": _REF.format(model=model.__name__)} for model in (TaskStatus, PreviewEvent)]
+            },
         },
     },
 }
@@ -197,6 +200,19 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         },
         errors=_LOOKUP_ERRORS | _IMAGE_ERRORS | {e.InvalidRequest},
     ),
+    ("get", "/preview/{task_id}"): Operation(
+        "The newest preview of a running task",
+        description="A small JPEG of the first image as it is now, at most 8 KB and one a second, for a task that was "
+        "submitted with `previews: true`.",
+        parameters=[_TASK_ID],
+        answers={
+            "200": {
+                "description": "The preview.",
+                "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+            }
+        },
+        errors=_LOOKUP_ERRORS | {e.NoPreview},
+    ),
     ("post", "/cancel_task/{task_id}"): Operation(
         "Cancel",
         description="A queued task ends at once, a running one at its next step.",
@@ -210,7 +226,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/events/{task_id}"): Operation(
         "The task's life as server-sent events",
         description="`progress` at a step, `status` at any other change, `end` at the last one; each carries the "
-        "status document.",
+        "status document. A task that asked for previews also sends each new one as a `preview` event.",
         parameters=[_TASK_ID],
         answers={
             "200": {"description": "The events.", "content": {"text/event-stream": {"itemSchema": _EVENT_SCHEMA}}}
@@ -230,6 +246,7 @@ def document(*, keys: bool = False) -> dict[str, Any]:
             (GenerateRequest, "validation"),
             (TaskStatus, "serialization"),
             (ModelList, "serialization"),
+            (PreviewEvent, "serialization"),
             (Problem, "serialization"),
         ],
         ref_template=_REF,

@@ -39,6 +39,10 @@ class NativeLinks:
         url = f"{self.base}/get_image/{task_id}"
         return url if index is None else f"{url}?index={index}"
 
+    def preview(self, task_id: str) -> str:
+        """See Links."""
+        return f"{self.base}/preview/{task_id}"
+
 
 def add_native_face(app: FastAPI, parts: FaceParts) -> None:
     """Add the API's own routes to the app."""
@@ -47,6 +51,7 @@ def add_native_face(app: FastAPI, parts: FaceParts) -> None:
     face.add("POST", "/generate_image", routes.generate_image)
     face.add("GET", "/check_status/{task_id}", routes.check_status)
     face.add("GET", "/get_image/{task_id}", routes.get_image)
+    face.add("GET", "/preview/{task_id}", routes.preview)
     face.add("POST", "/cancel_task/{task_id}", routes.cancel_task)
     face.add("GET", "/events/{task_id}", routes.events)
     face.add("GET", "/models", routes.models)
@@ -114,6 +119,12 @@ class NativeRoutes:
             )
         except RangeNotSatisfiable as error:
             return self._face.error(request, error, {"Content-Range": f"bytes */{image.size}"})
+
+    async def preview(self, request: Request, caller: Caller) -> Response:
+        """The newest preview of a running task."""
+        preview = await self._gateway.preview(request.path_params["task_id"], caller)
+        headers = {**_NO_STORE, "X-Content-Type-Options": "nosniff", "X-Preview-Step": str(preview.step)}
+        return Response(preview.image, 200, headers, preview.content_type)
 
     async def cancel_task(self, request: Request, caller: Caller) -> Response:
         """Cancel."""

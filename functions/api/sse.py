@@ -1,29 +1,57 @@
-"""A task's life as server-sent events: `progress` at a step, `status` at any other change, `end` at the last one."""
+"""A task's life as server-sent events: `progress` at a step, `preview` at a new preview, `status` at any other change,
+`end` at the last one."""
 
+import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
+from pydantic import BaseModel, Field
+
 from functions.status.document import TaskSnapshot, TaskStatus
+from tasks.preview import Preview
 
 HEARTBEAT_SECONDS = 15.0
 """A comment this often keeps proxies from closing a quiet stream."""
 
 
 async def stream(
-    changes: AsyncGenerator[TaskSnapshot | None, None], document: Callable[[TaskSnapshot], TaskStatus]
+    changes: AsyncGenerator[TaskSnapshot | Preview | None, None], document: Callable[[TaskSnapshot], TaskStatus]
 ) -> AsyncIterator[bytes]:
     """The events of these changes. A stream that ends before its task ends by telling the client to connect again:
     the gateway is about to end."""
     before: TaskSnapshot | None = None
     async with aclosing(changes):
-        async for snapshot in changes:
-            if snapshot is None:
-                yield b": still here\n\n"
-                continue
-            yield f"event: {_kind(before, snapshot)}\ndata: {document(snapshot).model_dump_json()}\n\n".encode()
-            before = snapshot
+        async for change in changes:
+            match change:
+                case None:
+                    yield b": still here\n\n"
+                case Preview():
+                    yield _event("preview", PreviewEvent.of(change))
+                case TaskSnapshot():
+                    yield _event(_kind(before, change), document(change))
+                    before = change
     if before is None or not before.state.ended:
         yield b"retry: 1000\n: this gateway is about to end; connect again\n\n"
+
+
+class PreviewEvent(BaseModel):
+    """The data of a `preview` event."""
+
+    task_id: str = Field(description="The task's id.")
+    step: int = Field(description="The step after which it was drawn.")
+    steps: int = Field(description="Steps in all.")
+    content_type: str = Field(description="The media type of the image.")
+    image: str = Field(description="The image, at most 8 KB, as base64.")
+
+    @classmethod
+    def of(cls, preview: Preview) -> "PreviewEvent":
+        """The event of this preview."""
+        image = base64.b64encode(preview.image).decode()
+        return cls(image=image, **preview.model_dump(include={"task_id", "step", "steps", "content_type"}))
+
+
+def _event(kind: str, data: BaseModel) -> bytes:
+    return f"event: {kind}\ndata: {data.model_dump_json()}\n\n".encode()
 
 
 def _kind(before: TaskSnapshot | None, now: TaskSnapshot) -> str:

@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from tasks import runner_api
 from tasks.errors import TakenOver, TaskError
 from tasks.events import Progress, Released, Started, Timings
 from tasks.log import Partition
 from tasks.ownership import Action, Close, Stop
+from tasks.preview import Preview
 from tasks.runner_api import Image, RunRequest
 from tasks.task import DrawingFields, Task, shared_fields
 
@@ -39,6 +41,8 @@ class Attempt:
     """The reading of the runner's frames, while it goes on."""
     step: int = 0
     steps: int = 0
+    previewed_at: float | None = None
+    """When its last preview was emitted, on the clock's monotonic time."""
     pictures: list[Image] = field(default_factory=list)
     """Generated and not yet stored."""
     timings: Timings = field(default_factory=Timings)
@@ -80,6 +84,18 @@ class Attempt:
             owner=owner,
             step=self.step,
             steps=self.steps or self.task.image_params.steps,
+        )
+
+    def preview(self, frame: runner_api.Preview, owner: str, at: float) -> Preview:
+        """The record of a preview that the runner sent. Raises pydantic.ValidationError if the image is too large."""
+        return Preview(
+            task_id=self.task.task_id,
+            attempt=self.number,
+            owner=owner,
+            step=frame.step,
+            steps=self.steps or self.task.image_params.steps,
+            at=at,
+            image=frame.payload,
         )
 
     def released(self, owner: str, at: float, code: str, delay: float, counts: bool) -> Released:

@@ -35,8 +35,9 @@ from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure,
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 from tasks.log import Partition, Record
 from tasks.ports import Clock, ImageStore, TaskLog
+from tasks.preview import PREVIEW_BYTES, PREVIEW_SECONDS
 from tasks.retry import Fail, decide
-from tasks.runner_api import End, Image, Started, Step
+from tasks.runner_api import End, Image, Preview, Started, Step
 from tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -212,6 +213,8 @@ class Handler:
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or step == steps:
                             emitted = self._clock.monotonic()
                             self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
+                    case Preview():
+                        self._emit_preview(attempt, frame)
                     case Image():
                         attempt.pictures.append(frame)
                     case End():
@@ -227,6 +230,16 @@ class Handler:
             raise GenerationFailed(
                 f"The runner ended with {len(attempt.pictures)} of {attempt.task.image_params.num_images} pictures."
             )
+
+    def _emit_preview(self, attempt: Attempt, frame: Preview) -> None:
+        """Emit the preview, unless it comes too soon after the one before or is too large: a runner of another version
+        may not keep these limits, and a preview is not worth a failed attempt."""
+        now = self._clock.monotonic()
+        too_soon = attempt.previewed_at is not None and now - attempt.previewed_at < PREVIEW_SECONDS
+        if not attempt.task.previews or too_soon or len(frame.payload) > PREVIEW_BYTES:
+            return
+        attempt.previewed_at = now
+        self._task_log.emit_preview(attempt.preview(frame, self._owner, self._clock.now()))
 
     def _begin(self, attempt: Attempt, slot: Slot) -> None:
         attempt.accepted = True

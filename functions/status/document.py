@@ -64,6 +64,10 @@ class Links(Protocol):
         """The URL of the image of this index; without one, of the task's first image."""
         ...
 
+    def preview(self, task_id: str) -> str:
+        """The URL of the task's newest preview."""
+        ...
+
 
 class TaskProgress(BaseModel):
     """How far the current attempt is."""
@@ -129,6 +133,9 @@ class TaskStatus(BaseModel):
         description="The size at which a stand-in draws the images before it resizes them; null: at their own size."
     )
     image_url: str | None = Field(description="Where to download the first image, once there is one.")
+    preview_url: str | None = Field(
+        description="Where to download the newest preview, while a task that asked for previews runs and has one."
+    )
     images: list[TaskImage] = Field(description="All its images, in order; empty until it has completed.")
     error: TaskError | None = Field(description="Why it ended without an image.")
     error_message: str | None = Field(description="The message of `error`.")
@@ -153,6 +160,7 @@ class TaskStatus(BaseModel):
                 "seed": 7,
                 "drawn_at": None,
                 "image_url": None,
+                "preview_url": None,
                 "images": [],
                 "error": None,
                 "error_message": None,
@@ -170,7 +178,9 @@ _NO_TIMINGS = TaskTimings()
 _NO_ACCELERATION = TaskAcceleration()
 
 
-def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, ServedModel], links: Links) -> TaskStatus:
+def make_document(
+    snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, ServedModel], links: Links, *, has_preview: bool
+) -> TaskStatus:
     """The status document of this snapshot. The task's place in the queue is read here and not kept in a snapshot: it
     changes with every other task."""
     task, state, outcome = snapshot.task, snapshot.state, snapshot.outcome
@@ -191,6 +201,7 @@ def make_document(snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, Se
         seed=task.image_params.seed,
         drawn_at=task.image_params.drawn_at,
         image_url=links.image(task.task_id) if images else None,
+        preview_url=links.preview(task.task_id) if has_preview else None,
         images=images,
         error=error,
         error_message=error.message if error else None,

@@ -10,6 +10,7 @@ from functions.status.task_index import TaskIndex
 from tasks.errors import AlreadyEnded, UnknownTask
 from tasks.events import CancelRequested
 from tasks.ports import Clock, ImageStore, TaskWriter
+from tasks.preview import Preview
 from tasks.task import TASK_ID
 
 _TASK_ID = re.compile(TASK_ID)
@@ -67,15 +68,22 @@ class Status:
                 return await self.get(task_id)
         return snapshot
 
-    async def changes(self, task_id: str, heartbeat: float) -> AsyncGenerator[TaskSnapshot | None, None]:
-        """The task now and after every change, until it has ended or this gateway is about to end; None after every
-        `heartbeat` seconds without a change. Raises what `get` raises."""
+    async def changes(self, task_id: str, heartbeat: float) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
+        """The task now and after every change, and each new preview of it, until it has ended or this gateway is about
+        to end; None after every `heartbeat` seconds without a change. Raises what `get` raises."""
         with self.index.watching(task_id) as changed:
+            before: TaskSnapshot | None = None
+            previous: Preview | None = None
             while not self.index.closing:
                 snapshot = await self.get(task_id)
-                yield snapshot
+                if snapshot != before:
+                    yield snapshot
                 if snapshot.state.ended:
                     return
+                preview = self.index.previews.get(task_id)
+                if preview is not None and preview is not previous:
+                    yield preview
+                before, previous = snapshot, preview
                 while not changed.is_set():
                     try:
                         # Not wait_for: in Python 3.11 it can lose a cancellation that arrives with the change.

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
 
 from adapters.view import EventChange, TaskChange, View
+from functions.status.previews import Previews
 from tasks.errors import StartingUp
 from tasks.log import Partition, Records
 from tasks.ports import LogReader
 from tasks.queues import Queues
+from tasks.reading import PreviewRead
+from tasks.state import TaskState
 
 _CATCH_UP_SECONDS = 4.0
 
@@ -21,6 +24,7 @@ class TaskIndex:
         """Starts with what the view's file holds; `run` follows the log from there."""
         self.view = view
         self.queues = queues
+        self.previews = Previews()
         self._task_log = task_log
         self._positions: dict[tuple[str, Partition], int] = {}
         self._moved = asyncio.Event()
@@ -94,8 +98,13 @@ class TaskIndex:
                     self._wake(change.task.task_id)
                 case TaskChange():
                     self.queues.unexpect(change.task.task_id)
+                case PreviewRead(preview):
+                    row = self.view.get(preview.task_id)
+                    if self.previews.put(preview, row.state if row else TaskState()):
+                        self._wake(preview.task_id)
                 case EventChange():
                     self.queues.move(change.event.task_id, change.after)
+                    self.previews.update(change.event.task_id, change.after)
                     if change.after != change.before:
                         self._wake(change.event.task_id)
                 case _:

@@ -16,6 +16,7 @@ from adapters.memory_store import MemoryStore
 from config.settings import Settings
 from functions.api.app import GatewayApp, build_gateway
 from tasks.events import EndStatus, Outcome, Progress, Started, StoredImage, TaskFailure
+from tasks.preview import Preview
 from tasks.task import Task
 from tests.support.world import card
 
@@ -74,6 +75,14 @@ class GatewayWorld:
                 Progress(task_id=task.task_id, at=at, attempt=1, owner="o", step=step, steps=steps), partition
             )
         await settle()
+
+    async def preview(self, task: Task, step: int = 1, attempt: int = 1, image: bytes = b"\xff\xd8preview") -> Preview:
+        """Emit a preview of the task, as its owner does."""
+        steps, at = task.image_params.steps, self.clock.now()
+        preview = Preview(task_id=task.task_id, attempt=attempt, owner="o", step=step, steps=steps, at=at, image=image)
+        self.log.emit_preview(preview)
+        await settle()
+        return preview
 
     async def end(
         self,

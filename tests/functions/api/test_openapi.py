@@ -32,6 +32,7 @@ SUBMIT = ("POST", "/generate_image")
 TASK_ROUTES = (
     ("GET", "/check_status/{task_id}"),
     ("GET", "/get_image/{task_id}"),
+    ("GET", "/preview/{task_id}"),
     ("POST", "/cancel_task/{task_id}"),
     ("GET", "/events/{task_id}"),
 )
@@ -150,7 +151,9 @@ async def answers(t: Tour) -> None:
     here = {"task_id": task.task_id}
     await t.ask(("POST", "/cancel_task/{task_id}"), **here)
     await t.world.run(task, 3)
+    await t.world.preview(task)
     await t.ask(("GET", "/check_status/{task_id}"), **here)
+    await t.ask(("GET", "/preview/{task_id}"), **here)
     await t.world.end(task)
     for more in ({}, {"Range": "bytes=0-9"}, {"If-None-Match": "*"}):
         await t.ask(("GET", "/get_image/{task_id}"), **here, headers=more)
@@ -219,7 +222,7 @@ async def outages(t: Tour) -> None:
             patch.setattr(TaskIndex, "reached", _false)
             await t.ask(route, **more)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("generate", "get", "changes", "cancel", "image", "models"):
+        for name in ("generate", "get", "changes", "cancel", "image", "preview", "models"):
             patch.setattr(Gateway, name, _fail)
         for route, more in (*requests, (("GET", "/models"), {})):
             await t.ask(route, **more)
