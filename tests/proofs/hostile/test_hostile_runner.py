@@ -23,7 +23,7 @@ from tests.proofs.hostile import hostile
 from tests.support.world import world
 
 GOOD = {
-    "task_id": f'"{hostile.GOOD_ID}"', "model_name": '"sd-mini"', "prompt": '"a red circle"', "width": "32", "height": "32",
+    "task_id": f'"{hostile.GOOD_ID}"', "model_name": '"sd-mini"', "prompt": '"a red circle"', "width": "64", "height": "64",
     "steps": "1", "guidance_scale": "1.0", "seed": "1", "scheduler": '"ddim"',
 }  # fmt: skip
 FIELDS = (
