@@ -125,7 +125,7 @@ class RestartLoad:
 
 @pytest.fixture
 def own_stack(kafka: Any, s3: Any, models: Path, tmp_path: Path) -> Iterator[Stack]:
-    """A namespace of its own_stack."""
+    """A stack with its own namespace."""
     own_stack = Stack(kafka.bootstrap, s3.env, models, tmp_path, settings={"GATEWAY_NOTICE": NOTICE})
     own_stack.provision()
     with own_stack.running():
