@@ -99,8 +99,8 @@ async def test_the_first_outcome_is_kept_and_every_later_writer_gets_it(store: I
 
 async def test_of_many_outcomes_written_at_once_one_is_kept_and_all_writers_get_it(store: ImageStore) -> None:
     racing = [outcome(IDS[0], status) for status in ("completed", "failed", "canceled", "expired")] * 2
-    answers: list[Outcome] = await asyncio.gather(*(store.put_outcome(one) for one in racing))
-    assert len({one.status for one in answers}) == 1
+    answers: list[Outcome] = await asyncio.gather(*(store.put_outcome(each) for each in racing))
+    assert len({answer.status for answer in answers}) == 1
     assert await store.get_outcome(IDS[0]) == answers[0]
 
 
