@@ -78,7 +78,7 @@ class MemoryRunner:
                     width=request.width,
                     height=request.height,
                     seed=(request.seed + index) % (MAX_SEED + 1),
-                    payload=_file(request, index),
+                    payload=image_file(request, index),
                 )
             ended = True
             generating = self.step_seconds * request.steps
@@ -91,7 +91,7 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def _file(request: RunRequest, index: int) -> bytes:
+def image_file(request: RunRequest, index: int) -> bytes:
     """Bytes that depend on everything that a real image depends on."""
     asked = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
     return hashlib.sha256(f"{asked}/{index}".encode()).digest()

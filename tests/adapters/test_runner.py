@@ -1,4 +1,4 @@
-"""What every Runner promises: on the twin, and over HTTP."""
+"""What every RunnerClient promises, on the twin and over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -194,7 +194,7 @@ async def test_a_runner_that_still_loads_takes_nothing(
         await frames(runner, request())
 
 
-async def test_an_error_on_the_way_is_raised_as_what_it_is(
+async def test_an_error_frame_is_raised_as_its_own_error(
     pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
@@ -275,7 +275,7 @@ async def test_an_accepted_task_may_take_longer_than_accepting_it(
     ]  # type: ignore[misc]
 
 
-async def test_what_the_runner_refuses_keeps_its_code(
+async def test_a_refusal_of_the_runner_keeps_its_code(
     serve: Callable[..., object],
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
@@ -285,7 +285,7 @@ async def test_what_the_runner_refuses_keeps_its_code(
         await frames(await serve(refuse), request())  # type: ignore[misc]
 
 
-async def test_a_runner_that_is_not_there_is_lost() -> None:
+async def test_a_runner_that_cannot_be_reached_is_lost() -> None:
     async with runner_session() as session:
         runner = HttpRunner(f"http://127.0.0.1:{free_ports(1)[0]}", session)
         with pytest.raises(RunnerLost):

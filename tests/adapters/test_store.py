@@ -189,8 +189,9 @@ async def test_during_an_outage_one_call_probes_and_the_others_fail_at_once(
 
 async def test_a_small_request_to_a_store_that_hangs_fails_within_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}"))
-        async with asyncio.timeout(store._timeout + 1.5):
+        settings = _settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        store = S3Store(settings)
+        async with asyncio.timeout(settings.s3_timeout + 1.5):
             with pytest.raises(StoreUnavailable):
                 await store.get_outcome(IDS[0])
         store.close()

@@ -222,11 +222,12 @@ def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path
     from runners.loading import load
 
     time_now = [0.0]
-    steps, previews, ended = [], [], threading.Event()
+    steps, previews, submitted, ended = [], [], threading.Event(), threading.Event()
     first: list[bytes] = []
 
     def emit(frame: Frame) -> None:
         if isinstance(frame, Step):
+            assert submitted.wait(60)  # the engine's thread may be faster than the assignment of `job`
             steps.append(frame.step)
             time_now[0] += 0.4
         elif isinstance(frame, Preview):
@@ -244,8 +245,8 @@ def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path
 
     model = load(inspect(cache, "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
     engine = Engine(model, lambda: time_now[0])
-    with engine._change:  # the engine starts once `job` is known
-        job = engine.submit(RunRequest.model_validate(body(steps=9, num_images=2, preview=True)), emit)
+    job = engine.submit(RunRequest.model_validate(body(steps=9, num_images=2, preview=True)), emit)
+    submitted.set()
     assert ended.wait(60)
     engine.close(5)
     assert steps == list(range(1, 10))

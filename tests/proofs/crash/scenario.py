@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from adapters.clock import ManualClock, settle
 from adapters.memory_log import DEAD_LETTERS, MemoryLog
-from adapters.memory_runner import _file
+from adapters.memory_runner import image_file
 from functions.consume.consumer import build_consumer
 from tasks.lease import LEASE_SECONDS
 from tasks.outcome_json import outcome_key
@@ -197,7 +197,7 @@ class TwinScenario(World):
         if outcome.status not in expected.ends:
             broken.append(f"ended {outcome.status}")
         images = task.image_params.num_images if outcome.status == "completed" else 0
-        drawn = [_file(request, n) for request in self.requests(task)[:1] for n in range(images)]
+        drawn = [image_file(request, n) for request in self.requests(task)[:1] for n in range(images)]
         if [self.store.objects[image.key] for image in outcome.images] != drawn:
             broken.append(f"its pictures are not the {images} that were drawn for it")
         released = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))

@@ -6,7 +6,9 @@ Run it once for each release. Its samples never change again, so an existing fol
 """
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +17,6 @@ from typing import Any
 
 from adapters.clock import settle
 from adapters.memory_log import EVENTS
-from adapters.view import View
 from adapters.view_file import VERSION
 from config.settings import Settings
 from tasks.accept import accept
@@ -135,12 +136,9 @@ def _frames() -> list[str]:
 
 
 def _view(path: Path) -> dict[str, Any]:
-    """The view's file as SQL."""
-    view = View(path, Settings().lane_names)
-    try:
-        return {"user_version": VERSION, "kinds": sorted(KINDS), "sql": list(view._db.iterdump())}
-    finally:
-        view.close()
+    """The view file as SQL."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return {"user_version": VERSION, "kinds": sorted(KINDS), "sql": list(db.iterdump())}
 
 
 def main(version: str) -> None:

@@ -1,5 +1,6 @@
 """View files that another version wrote."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def test_view_files_of_one_form_have_the_same_columns_and_kinds_of_events(versio
     kept = sample(version, "view")
     if kept["user_version"] != VERSION:
         pytest.skip("a file of this form is replaced")
-    view = View(tmp_path / "today.db", LANES)
+    View(tmp_path / "today.db", LANES).close()
     tables = [line for line in kept["sql"] if line.startswith("CREATE ")]
-    today = [line for line in view._db.iterdump() if line.startswith("CREATE ")]
-    view.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "today.db")) as db:
+        today = [line for line in db.iterdump() if line.startswith("CREATE ")]
     assert (tables, set(kept["kinds"])) == (today, KINDS), "raise VERSION in adapters/view_file.py"
