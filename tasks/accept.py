@@ -179,10 +179,15 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
 def _check_side(field: str, side: int, model: ModelCapabilities) -> None:
     if side % model.size_multiple or not model.min_side <= side <= model.max_side:
         raise SizeNotSupported(
-            f"{field} {side} is not possible: {model.model} takes multiples of {model.size_multiple} "
-            f"from {model.min_side} to {model.max_side}.",
+            f"{field} {side} is not possible: {model.model} takes {_sides(model)}.",
             field=f"image_params.{field}",
         )
+
+
+def _sides(model: ModelCapabilities) -> str:
+    if model.min_side == model.max_side:
+        return f"{model.min_side} only"
+    return f"multiples of {model.size_multiple} from {model.min_side} to {model.max_side}"
 
 
 def _check_words(request: GenerateRequest, model: ModelCapabilities) -> None:
