@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
 from tasks.errors import InvalidRequest, RunnerBusy, RunnerLoading, RunnerLost, TaskError
@@ -46,9 +46,10 @@ class MemoryRunner:
         return description.model_copy(update={"status": RunnerStatus(models=models)})
 
     async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
-        """See RunnerClient. It takes no inputs."""
-        if inputs or request.inputs:
-            raise InvalidRequest(f"{self._card.model} takes no inputs.", field="inputs")
+        """See RunnerClient."""
+        sent = {file.name: file.payload for file in inputs}
+        if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._card.inputs):
+            raise InvalidRequest(f"{self._card.model} takes the inputs {self._card.inputs}.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
@@ -78,7 +79,7 @@ class MemoryRunner:
                     width=request.width,
                     height=request.height,
                     seed=(request.seed + index) % (MAX_SEED + 1),
-                    payload=image_file(request, index),
+                    payload=image_file(request, index, sent),
                 )
             ended = True
             generating = self.step_seconds * request.steps
@@ -91,7 +92,8 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def image_file(request: RunRequest, index: int) -> bytes:
+def image_file(request: RunRequest, index: int, inputs: Mapping[str, bytes]) -> bytes:
     """Bytes that depend on everything that a real image depends on."""
     asked = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
-    return hashlib.sha256(f"{asked}/{index}".encode()).digest()
+    files = b"".join(inputs[name] for name in sorted(inputs))
+    return hashlib.sha256(f"{asked}/{index}".encode() + files).digest()

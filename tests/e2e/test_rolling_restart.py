@@ -39,8 +39,8 @@ class Balancer:
         self._ready = [url for url in self.urls if _is_ready(url)]
 
     def url(self) -> str:
-        """The URL of a ready gateway."""
-        return random.choice(self._ready)
+        """The URL of a ready gateway; of any gateway while none is ready, as load balancers do."""
+        return random.choice(self._ready or self.urls)
 
 
 def _is_ready(url: str) -> bool:

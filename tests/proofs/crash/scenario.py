@@ -197,7 +197,7 @@ class TwinScenario(World):
         if outcome.status not in expected.ends:
             broken.append(f"ended {outcome.status}")
         images = task.image_params.num_images if outcome.status == "completed" else 0
-        drawn = [image_file(request, n) for request in self.requests(task)[:1] for n in range(images)]
+        drawn = [image_file(request, n, {}) for request in self.requests(task)[:1] for n in range(images)]
         if [self.store.objects[image.key] for image in outcome.images] != drawn:
             broken.append(f"its pictures are not the {images} that were drawn for it")
         released = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))
