@@ -12,13 +12,14 @@ from tasks.task import CONTENT_TYPES, MAX_SEED
 
 
 class MemoryRunner:
-    """One runner. `away`, `loading` and `fail_next` make it misbehave; `ran` lists the requests it began."""
+    """One runner. `away`, `loading` and `fail_next` make it misbehave. `ran` lists the requests that it began, and
+    `dropped` the tasks that a caller canceled."""
 
     def __init__(
-        self, card: ServedModel, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner"
+        self, model: ServedModel, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner"
     ) -> None:
-        """A runner that serves the model of `card` and takes `step_seconds` for a step."""
-        self._card = card
+        """A runner that serves `model` and takes `step_seconds` for a step."""
+        self._model = model
         self._clock = clock
         self._url = url
         self.step_seconds = step_seconds
@@ -39,22 +40,22 @@ class MemoryRunner:
         """See RunnerClient."""
         if self.away:
             raise RunnerLost
-        description = RunnerDescription.of_served(self._card)
+        description = RunnerDescription.of_served(self._model)
         if not self.loading:
             return description
         models = dict.fromkeys(description.status.models, ModelStatus(loaded=False))
         return description.model_copy(update={"status": RunnerStatus(models=models)})
 
     async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
-        """See RunnerClient. It takes no inputs."""
+        """See RunnerClient. The twin takes no inputs."""
         if inputs or request.inputs:
-            raise InvalidRequest(f"{self._card.model} takes no inputs.", field="inputs")
+            raise InvalidRequest(f"{self._model.model} takes no inputs.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
             raise RunnerLoading
         pixels = sum(request.pixels for request in self.running.values())
-        if self.running and pixels >= 2 * self._card.pixel_budget:
+        if self.running and pixels >= 2 * self._model.pixel_budget:
             raise RunnerBusy
         self.ran.append(request)
         self.running[request.task_id] = request
@@ -78,7 +79,7 @@ class MemoryRunner:
                     width=request.width,
                     height=request.height,
                     seed=(request.seed + index) % (MAX_SEED + 1),
-                    payload=_file(request, index),
+                    payload=image_bytes(request, index),
                 )
             ended = True
             generating = self.step_seconds * request.steps
@@ -91,7 +92,7 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def _file(request: RunRequest, index: int) -> bytes:
-    """Bytes that depend on everything that a real image depends on."""
-    asked = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
-    return hashlib.sha256(f"{asked}/{index}".encode()).digest()
+def image_bytes(request: RunRequest, index: int) -> bytes:
+    """The twin's image file: bytes that depend on everything that a real image depends on."""
+    drawing = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
+    return hashlib.sha256(f"{drawing}/{index}".encode()).digest()

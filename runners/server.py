@@ -145,7 +145,7 @@ def _check(request: RunRequest, model: ServedModel) -> None:
         asked = GenerateRequest.model_validate(fields | name | {"image_params": params})
     except ValidationError as error:
         raise InvalidRequest(str(error.errors(include_url=False)[0]["msg"])) from error
-    task = accept(asked, task_id=request.task_id, cards={model.model: model}, lanes=(_LANE,), created_at=0.0)
+    task = accept(asked, task_id=request.task_id, models={model.model: model}, lanes=(_LANE,), created_at=0.0)
     if task.image_params.drawn_at != request.drawn_at:
         drawn = task.image_params.drawn
         raise SizeNotSupported(

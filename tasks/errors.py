@@ -26,8 +26,8 @@ class TaskError(Exception):
         allowed: list[str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Detail is one sentence; `field` a dotted path into the request; `allowed` what would have been accepted;
-        `retry_after` seconds."""
+        """`detail` is one sentence, by default the title; `field` is a dotted path into the request; `allowed` lists
+        the values that would have been accepted; `retry_after` is in seconds."""
         super().__init__(detail or self.title())
         self.detail = detail or self.title()
         self.field = field
@@ -63,7 +63,7 @@ class TaskError(Exception):
 
 
 class MalformedBody(TaskError):
-    """The body is not one JSON object in UTF-8 with unique keys, finite numbers and sane nesting."""
+    """The body is not one JSON object in UTF-8 with unique keys, finite numbers and limited nesting."""
 
     status = 400
 
@@ -75,7 +75,7 @@ class UnsupportedMediaType(TaskError):
 
 
 class NotAcceptable(TaskError):
-    """None of the types named in Accept can be given."""
+    """The service can give none of the types that Accept names."""
 
     status = 406
 
@@ -93,19 +93,19 @@ class InvalidRequest(TaskError):
 
 
 class UnknownModel(TaskError):
-    """There is no model of this name."""
+    """There is no model with this name."""
 
     status = 422
 
 
 class UnknownLane(TaskError):
-    """There is no lane of this name."""
+    """There is no lane with this name."""
 
     status = 422
 
 
 class UnknownLora(TaskError):
-    """The model has no LoRA of this name."""
+    """The model has no LoRA with this name."""
 
     status = 422
 
@@ -117,13 +117,13 @@ class UnknownScheduler(TaskError):
 
 
 class SizeNotSupported(TaskError):
-    """The model cannot make a picture of this size."""
+    """The model cannot make an image of this size."""
 
     status = 422
 
 
 class TooManySteps(TaskError):
-    """More steps than the model allows."""
+    """The request asks for more steps than the model allows."""
 
     status = 422
 
@@ -135,7 +135,7 @@ class PromptTooLong(TaskError):
 
 
 class TooManyImages(TaskError):
-    """More pictures in one task than the model allows."""
+    """The request asks for more images than the model makes in one task."""
 
     status = 422
 
@@ -179,7 +179,7 @@ class UserQueueFull(TaskError):
 
 
 class QueueFull(TaskError):
-    """As many tasks are queued as the service takes. Send the request again a little later."""
+    """The queue holds as many tasks as the service accepts. Send the request again a little later."""
 
     status = 429
     retry = "later"
@@ -198,19 +198,19 @@ class MethodNotAllowed(TaskError):
 
 
 class UnknownTask(TaskError):
-    """There is no task of this id."""
+    """There is no task with this id."""
 
     status = 404
 
 
 class UnknownImage(TaskError):
-    """The task has no picture of this index."""
+    """The task has no image with this index."""
 
     status = 404
 
 
 class ImageNotReady(TaskError):
-    """The task has not ended yet, so there is no picture to give."""
+    """The task has not ended yet, so it has no image."""
 
     status = 409
 
@@ -228,27 +228,27 @@ class AlreadyEnded(TaskError):
 
 
 class NoImage(TaskError):
-    """The task ended without a picture, so there will never be one."""
+    """The task ended without an image, so it will never have one."""
 
     status = 410
 
 
 class RangeNotSatisfiable(TaskError):
-    """The Range header asks for bytes the picture does not have."""
+    """The Range header asks for bytes that the image does not have."""
 
     status = 416
 
 
 class QueueUnavailable(TaskError):
     """The queue (Kafka) cannot be reached now. Send the same request again, with the same Idempotency-Key if it had
-    one: it may or may not have been taken."""
+    one: the task may or may not have been queued."""
 
     status = 503
     retry = "later"
 
 
 class StoreUnavailable(TaskError):
-    """The picture store (S3) cannot be reached now. Nothing is lost; ask again."""
+    """The image store (S3) cannot be reached now. Nothing is lost; ask again."""
 
     status = 503
     retry = "later"
@@ -321,33 +321,33 @@ class RunnerLost(TaskError):
 
 
 class OutOfMemory(TaskError):
-    """The GPU ran out of memory while making the picture."""
+    """The GPU ran out of memory while it made the image."""
 
     status = 500
     retry = "later"
 
 
 class GenerationFailed(TaskError):
-    """The model failed while making the picture."""
+    """The model failed while it made the image."""
 
     status = 500
     retry = "later"
 
 
 class BrokenPicture(TaskError):
-    """The model produced numbers that are no picture (NaN). Another seed, size or scheduler may help."""
+    """The model produced numbers that are not an image (NaN). Another seed, size or scheduler may help."""
 
     status = 500
 
 
 class LoraUnusable(TaskError):
-    """The LoRA could not be put onto the model."""
+    """The LoRA could not be applied to the model."""
 
     status = 500
 
 
 class WorkerFailed(TaskError):
-    """An internal error of the service while it worked on the task."""
+    """The service had an internal error while it worked on the task."""
 
     status = 500
     retry = "later"

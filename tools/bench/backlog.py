@@ -55,7 +55,7 @@ async def _enqueue(stack: Stack) -> list[str]:
     settings = stack.read_settings()
     log = KafkaLog(settings)
     request = GenerateRequest(model_name=MODEL, prompt="a red circle on a blue background")
-    task = accept(request, task_id="0" * 32, cards={MODEL: CARD}, lanes=settings.lane_names, created_at=time.time())
+    task = accept(request, task_id="0" * 32, models={MODEL: CARD}, lanes=settings.lane_names, created_at=time.time())
     ids = [uuid.uuid4().hex for _ in range(TASKS)]
     users = [f"user-{n}" for n in range(100)]
     for start in range(0, TASKS, _AT_ONCE):

@@ -39,7 +39,7 @@ def test_a_file_of_the_same_form_is_gone_on_with_and_one_of_another_is_made_anew
     view = View(path, LANES)
     if kept["user_version"] == VERSION:
         assert sorted(statuses(path)) == sorted(statuses_of(kept))
-        assert view.offsets() and "sd-mini" in view.cards()
+        assert view.offsets() and "sd-mini" in view.models()
         assert all(one.task is not None and one.task.prompt for one in view.unfinished())
         assert all(view.get(task_id) for task_id in ids(path))
     else:
