@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
 from tasks.errors import InvalidRequest, RunnerBusy, RunnerLoading, RunnerLost, TaskError
@@ -47,9 +47,11 @@ class MemoryRunner:
         return description.model_copy(update={"status": RunnerStatus(models=models)})
 
     async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
-        """See RunnerClient. The twin takes no inputs."""
-        if inputs or request.inputs:
-            raise InvalidRequest(f"{self._model.model} takes no inputs.", field="inputs")
+        """See RunnerClient."""
+        sent = {file.name: file.payload for file in inputs}
+        if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._model.inputs):
+            names = ", ".join(self._model.inputs)
+            raise InvalidRequest(f"{self._model.model} takes {names or 'no inputs'}.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
@@ -79,7 +81,7 @@ class MemoryRunner:
                     width=request.width,
                     height=request.height,
                     seed=(request.seed + index) % (MAX_SEED + 1),
-                    payload=image_bytes(request, index),
+                    payload=image_bytes(request, index, sent),
                 )
             ended = True
             generating = self.step_seconds * request.steps
@@ -92,7 +94,8 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def image_bytes(request: RunRequest, index: int) -> bytes:
+def image_bytes(request: RunRequest, index: int, inputs: Mapping[str, bytes]) -> bytes:
     """The twin's image file: bytes that depend on everything that a real image depends on."""
     drawing = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
-    return hashlib.sha256(f"{drawing}/{index}".encode()).digest()
+    files = b"".join(inputs[name] for name in sorted(inputs))
+    return hashlib.sha256(f"{drawing}/{index}".encode() + files).digest()

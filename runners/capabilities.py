@@ -35,6 +35,7 @@ def describe(folder: ModelFolder, settings: Settings) -> ModelCapabilities:
         max_prompt_length=facts.spec.max_prompt_length,
         max_num_images=MAX_IMAGES,
         negative_prompt=facts.spec.negative_prompt,
+        inputs=facts.spec.inputs,
         version=f"diffusers {version('diffusers')}, model {folder.digest}",
     )
 

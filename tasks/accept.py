@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.capabilities import ModelCapabilities, ServedModel
 from tasks.errors import (
+    InvalidRequest,
     NegativePromptNotSupported,
     PromptTooLong,
     SizeNotSupported,
@@ -82,6 +83,8 @@ def accept(
     _check_params(params, model)
     _check_prompts(request, offered)
     _check_loras(request, model)
+    if isinstance(request, TaskRecord):
+        _check_inputs(request, model)
     return Task.model_validate(
         unchanged
         | {
@@ -179,10 +182,15 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
 def _check_side(field: str, side: int, model: ModelCapabilities) -> None:
     if side % model.size_multiple or not model.min_side <= side <= model.max_side:
         raise SizeNotSupported(
-            f"{field} {side} is not possible: {model.model} takes multiples of {model.size_multiple} "
-            f"from {model.min_side} to {model.max_side}.",
+            f"{field} {side} is not possible: {model.model} takes {_sides(model)}.",
             field=f"image_params.{field}",
         )
+
+
+def _sides(model: ModelCapabilities) -> str:
+    if model.min_side == model.max_side:
+        return f"{model.min_side} only"
+    return f"multiples of {model.size_multiple} from {model.min_side} to {model.max_side}"
 
 
 def _check_prompts(request: GenerateRequest, model: ModelCapabilities) -> None:
@@ -210,3 +218,13 @@ def _check_loras(request: GenerateRequest, model: ServedModel) -> None:
         if lora.name in seen:
             raise UnknownLora(f"The LoRA {lora.name!r} is named twice.", field=f"loras.{index}")
         seen.add(lora.name)
+
+
+def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
+    for index, reference in enumerate(record.inputs):
+        if reference.name not in model.inputs:
+            raise InvalidRequest(
+                f"{model.model} takes no input {reference.name!r}. Inputs: {', '.join(model.inputs) or 'none'}.",
+                field=f"inputs.{index}.name",
+                allowed=list(model.inputs),
+            )

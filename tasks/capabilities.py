@@ -61,6 +61,7 @@ class ModelCapabilities(BaseModel):
     max_prompt_length: Positive
     max_num_images: Positive = 4
     negative_prompt: bool = True
+    inputs: tuple[str, ...] = Field(default=(), description="The names of the inputs that a task may have.")
     version: str = ""
     stand_ins: dict[str, StandIn] = Field(
         default_factory=dict, description="The models for which this one stands in, by alias, with their limits."

@@ -285,6 +285,12 @@ class NotUnderstood(TaskError):
     status = 422
 
 
+class InputMissing(TaskError):
+    """An input of the task is no longer in the store."""
+
+    status = 410
+
+
 class RunnerBusy(TaskError):
     """The runner has no room for another task just now."""
 

@@ -19,7 +19,7 @@ MAX_SEED = 2**63 - 1
 ANONYMOUS = "anonymous"
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 TASK_ID = r"^[0-9a-f]{32}$"
-UNDERSTOOD_FIELDS: frozenset[str] = frozenset()
+UNDERSTOOD_FIELDS: frozenset[str] = frozenset({"inputs"})
 """Every name that a record may list in `requires` and that this version honours."""
 TaskId = Annotated[str, Field(pattern=TASK_ID, description="32 lower-case hex digits.")]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -101,6 +101,25 @@ class RequestedParams(BaseModel):
     scheduler: str | None = Field(default=None, min_length=1, max_length=64)
 
 
+class InputReference(BaseModel):
+    """An input of a task: a file from which the images start, for example an image or a mask. `key` is its name in the
+    store."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    key: str
+    content_type: str
+
+
+class RecordedInput(InputReference):
+    """An input as a record on a lane names it. Any Kafka client may write there, so only keys of inputs are allowed."""
+
+    name: Name
+    key: str = Field(max_length=400, pattern=r"^inputs(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")
+    content_type: str = Field(max_length=100, pattern=r"^[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+$")
+
+
 class DrawingFields(BaseModel):
     """What the images show: the fields that travel from the client to the runner."""
 
@@ -125,6 +144,9 @@ class RecordFields(BaseModel):
     alias: str | None = Field(default=None, description="The other name of the model by which the client asked for it.")
     fingerprint: str | None = None
     traceparent: str | None = None
+    inputs: tuple[InputReference, ...] = Field(
+        default=(), description="The files from which the images start. A record with inputs requires `inputs`."
+    )
     requires: tuple[str, ...] = Field(
         default=(),
         max_length=64,
@@ -167,6 +189,7 @@ class TaskRecord(GenerateRequest, RecordFields):
 
     image_params: RecordedParams = RecordedParams()
     loras: tuple[Annotated[Lora, BeforeValidator(_from_name)], ...] = Field(default=(), max_length=64)  # type: ignore[assignment]
+    inputs: tuple[RecordedInput, ...] = Field(default=(), max_length=16)
     task_id: TaskId
     created_at: float | None = Field(
         default=None,

@@ -40,7 +40,7 @@ def named_paths(text: str) -> set[str]:
 def exists(path: str) -> bool:
     if (ROOT / path).exists():
         return True
-    return any(fnmatch(file, path) or ("/" not in path and file.endswith(f"/{path}")) for file in files())
+    return any(fnmatch(file, path) or file.endswith(f"/{path}") for file in files())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

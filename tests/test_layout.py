@@ -1,4 +1,4 @@
-"""The tests mirror the rooms of the product, and their names can be held in the head."""
+"""The folders of the tests mirror those of the product, and names of tests and helpers are short and unique."""
 
 import ast
 from collections import defaultdict
@@ -11,17 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 ROOMS = ("config", "tasks", "adapters", "functions", "runners", "bentos", "infra", "tools")
 KINDS = ("e2e", "proofs", "support")
-"""The folders beside those of the rooms."""
+"""Folders of tests that belong to no single room."""
 PROOFS = ("protocol", "crash", "hostile", "soak", "upgrade")
 LONGEST_NAME = 80
-LATER = (
-    "tests/functions/api/",
-    "tests/functions/submit/",
-    "tests/runners/",
-    "tests/support/",
-    "tests/proofs/protocol/",
-)
-"""Folders whose names are still to be shortened and told apart."""
 
 
 @cache
@@ -30,16 +22,12 @@ def trees() -> dict[str, ast.Module]:
     return {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in sorted(TESTS.rglob("*.py"))}
 
 
-def settled() -> dict[str, ast.Module]:
-    return {path: tree for path, tree in trees().items() if not path.startswith(LATER)}
-
-
 def folders(parent: Path) -> set[str]:
     return {folder.name for folder in parent.iterdir() if (folder / "__init__.py").exists()}
 
 
 def names(node: ast.stmt) -> list[str]:
-    """What the statement names in its module."""
+    """The names that a statement defines in its module."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     return (
@@ -47,7 +35,7 @@ def names(node: ast.stmt) -> list[str]:
     )
 
 
-def test_a_room_of_the_product_and_its_folder_of_tests_have_one_name() -> None:
+def test_a_room_and_the_folder_of_its_tests_have_the_same_name() -> None:
     assert folders(TESTS) == {*ROOMS, *KINDS}
     assert folders(ROOT) == {*ROOMS, "tests"}
     assert folders(TESTS / "functions") == folders(ROOT / "functions")
@@ -62,7 +50,7 @@ def test_a_room_has_tests(room: str) -> None:
 def test_the_name_of_a_test_has_at_most_80_characters() -> None:
     too_long = [
         f"{path}: {node.name}"
-        for path, tree in settled().items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
@@ -71,37 +59,37 @@ def test_the_name_of_a_test_has_at_most_80_characters() -> None:
     assert too_long == []
 
 
-def test_no_two_helpers_are_classes_of_one_name() -> None:
+def test_the_name_of_a_class_of_tests_is_unique() -> None:
     places = defaultdict(set)
-    for path, tree in settled().items():
+    for path, tree in trees().items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 places[node.name].add(path)
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 
-def test_a_helper_of_several_folders_stands_in_support() -> None:
-    users = defaultdict(set)
+def test_a_helper_that_several_folders_import_is_in_support() -> None:
+    importing_folders = defaultdict(set)
     for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests."):
                 for module in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
                     file = f"{module.replace('.', '/')}.py"
                     if file in trees():
-                        users[file].add(str(Path(path).parent))
+                        importing_folders[file].add(str(Path(path).parent))
     strays = {
-        file: sorted(found)
-        for file, found in users.items()
-        if not file.startswith(("tests/support/", "tests/proofs/", *LATER)) and found != {str(Path(file).parent)}
+        file: sorted(importers)
+        for file, importers in importing_folders.items()
+        if not file.startswith(("tests/support/", "tests/proofs/")) and importers != {str(Path(file).parent)}
     }
     assert strays == {}
 
 
 def test_a_test_file_holds_tests_and_a_helper_file_holds_none() -> None:
-    wrong = [
+    misnamed = [
         path
         for path, tree in trees().items()
         if Path(path).name.startswith("test_")
         != any(name.startswith(("test_", "Test")) for node in tree.body for name in names(node))
     ]
-    assert wrong == []
+    assert misnamed == []

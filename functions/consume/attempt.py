@@ -126,6 +126,7 @@ class Attempt:
                 "metadata": metadata,
                 "preview": task.previews,
                 "max_runtime": task.max_runtime or max_runtime,
+                "inputs": tuple(reference.name for reference in task.inputs),
                 "requires": task.requires,
                 "alias": task.alias,
             }

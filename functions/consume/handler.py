@@ -7,6 +7,7 @@ too, and an outcome that another owner announced is committed by the same line.
 """
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import logging
@@ -21,6 +22,7 @@ from functions.consume.runner_pool import Slot
 from tasks.errors import (
     Canceled,
     GenerationFailed,
+    InputMissing,
     QueueUnavailable,
     RanTooLong,
     RunnerLoading,
@@ -29,6 +31,7 @@ from tasks.errors import (
     StartedTooLate,
     StoreUnavailable,
     TaskError,
+    UnknownImage,
     WorkerFailed,
 )
 from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure, Timings
@@ -37,7 +40,7 @@ from tasks.log import Partition, Record
 from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.preview import PREVIEW_BYTES, PREVIEW_SECONDS
 from tasks.retry import Fail, decide
-from tasks.runner_api import End, Image, Preview, Started, Step
+from tasks.runner_api import End, Image, Input, Preview, Started, Step
 from tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -197,7 +200,8 @@ class Handler:
 
     async def _read_frames(self, attempt: Attempt, slot: Slot) -> None:
         began = emitted = self._clock.monotonic()
-        async with aclosing(slot.runner.run(attempt.request(self._max_runtime))) as frames:
+        inputs = await self._fetch_inputs(attempt.task)
+        async with aclosing(slot.runner.run(attempt.request(self._max_runtime), inputs)) as frames:
             async for frame in frames:
                 if not attempt.accepted:
                     self._begin(attempt, slot)
@@ -230,6 +234,20 @@ class Handler:
             raise GenerationFailed(
                 f"The runner ended with {len(attempt.pictures)} of {attempt.task.image_params.num_images} pictures."
             )
+
+    async def _fetch_inputs(self, task: Task) -> list[Input]:
+        """The files that the task's images start from. Runners have no access to the store: the owner sends them along.
+
+        Raises InputMissing.
+        """
+        inputs = []
+        for reference in task.inputs:
+            try:
+                data = await self._retry_until_available(functools.partial(self._store.get_image, reference.key))
+            except UnknownImage as error:
+                raise InputMissing(f"The input {reference.name} is no longer in the store.") from error
+            inputs.append(Input(name=reference.name, content_type=reference.content_type, payload=data))
+        return inputs
 
     def _emit_preview(self, attempt: Attempt, frame: Preview) -> None:
         """Emit the preview, unless it comes too soon after the one before or is too large: a runner of another version

@@ -4,7 +4,7 @@ import httpx
 
 from tests.support.stack import Api, Process, Stack, until
 
-LONG = {"steps": 150, "width": 128, "height": 128}
+LONG = {"steps": 150, "num_images": 4}
 
 
 def test_a_runner_killed_mid_task_costs_one_attempt_and_the_task_ends_once(api: Api, sd_runner: Process):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.support.stack import Api, Process, Stack, until
 
-LONG = {"steps": 150, "width": 128, "height": 128}
+LONG = {"steps": 150, "num_images": 4}
 
 
 @pytest.mark.parametrize(("model", "asked"), [("sd-mini", "sd-mini"), ("flux-mini", "flux-1-dev")])

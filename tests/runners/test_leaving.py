@@ -20,7 +20,7 @@ from tests.runners.test_server import body, until
 
 
 @dataclass
-class Served:
+class LeavingRunner:
     """A runner on a loop of its own."""
 
     url: str
@@ -39,7 +39,7 @@ class Served:
 
 
 @contextmanager
-def served(cache: Path, grace: float) -> Iterator[Served]:
+def served(cache: Path, grace: float) -> Iterator[LeavingRunner]:
     settings = Settings(model_name="sd-mini", model_cache_dir=cache, runner_device="cpu", runner_grace=grace)  # type: ignore[call-arg]
     app = build_app(inspect(cache, "sd-mini"), settings)
     with socket.socket() as probe:
@@ -49,7 +49,7 @@ def served(cache: Path, grace: float) -> Iterator[Served]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
     thread.start()
-    runner = Served(f"http://127.0.0.1:{port}", loop, app)
+    runner = LeavingRunner(f"http://127.0.0.1:{port}", loop, app)
     try:
         until(lambda: _ready(runner.url), 90)
         yield runner

@@ -32,6 +32,7 @@ FULL = {
     "previews": True,
 }
 RECORDED = {"alias": "other", "fingerprint": "f", "traceparent": "t", "requires": ["mask"]}
+RECORDED["inputs"] = [{"name": "image", "key": "inputs/ada/1", "content_type": "image/png"}]
 
 
 @pytest.mark.parametrize("form", [GenerateRequest, TaskRecord, Task])
@@ -51,7 +52,9 @@ def test_every_field_of_a_record_reaches_the_task_accepted_or_not(refused: bool)
     if refused:
         task = unaccepted(record, LANES[0], 1.0)
     else:
-        task = accept(record, task_id=record.task_id, models={"sd-mini": card()}, lanes=LANES, created_at=1.0)
+        task = accept(
+            record, task_id=record.task_id, models={"sd-mini": card(inputs=("image",))}, lanes=LANES, created_at=1.0
+        )
     carried = task.model_dump(mode="json", include=set(FULL | RECORDED))
     assert carried == FULL | RECORDED
 

@@ -1,7 +1,7 @@
 """A consumer or a runner shuts down: no task waits for a lease, and no attempt is wasted. On twins."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from adapters.clock import settle
 from adapters.memory_runner import MemoryRunner
 from tasks.events import Released
 from tasks.retry import MAX_TRIES
-from tasks.runner_api import Frame, RunRequest
+from tasks.runner_api import Frame, Input, RunRequest
 from tests.support.world import World, world
 
 LONG = {"steps": 100}
@@ -20,11 +20,11 @@ FIRST_ACCEPTED, LATER_ACCEPTED = 2.0, 1.0
 def slow_to_accept(runner: MemoryRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     run, asked = runner.run, set[str]()
 
-    async def later(request: RunRequest) -> AsyncGenerator[Frame, None]:
+    async def later(request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         first = request.task_id not in asked
         asked.add(request.task_id)
         await runner._clock.sleep(FIRST_ACCEPTED if first else LATER_ACCEPTED)
-        async for frame in run(request):
+        async for frame in run(request, inputs):
             yield frame
 
     monkeypatch.setattr(runner, "run", later)
@@ -165,10 +165,10 @@ async def test_a_runner_that_refused_gets_no_task_until_it_answers_with_its_card
         asked = 0
         run = w.runner.run
 
-        def counted(request: RunRequest) -> AsyncGenerator[Frame, None]:
+        def counted(request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
             nonlocal asked
             asked += 1
-            return run(request)
+            return run(request, inputs)
 
         monkeypatch.setattr(w.runner, "run", counted)
         w.runner.loading = True

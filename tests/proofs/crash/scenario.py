@@ -192,7 +192,7 @@ class Day(World):
         if outcome.status not in expected.ends:
             wrong.append(f"ended {outcome.status}")
         wanted = task.image_params.num_images if outcome.status == "completed" else 0
-        drawn = [image_bytes(request, n) for request in self.requests(task)[:1] for n in range(wanted)]
+        drawn = [image_bytes(request, n, {}) for request in self.requests(task)[:1] for n in range(wanted)]
         if [self.store.objects[image.key] for image in outcome.images] != drawn:
             wrong.append(f"its pictures are not the {wanted} that were drawn for it")
         given_back = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))

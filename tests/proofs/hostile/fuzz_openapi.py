@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from tests.proofs.hostile.served import Served
+from tests.proofs.hostile.served import ServedService
 from tests.support.world import SETTINGS
 
 _BODY = {"model_name": "sd-mini", "prompt": "a red circle"}
@@ -26,7 +26,7 @@ def run(examples: int, seed: int) -> Counter[str]:
     where an answer is not what the document says, or is a 5xx."""
     load_all_checks()
     seen: Counter[str] = Counter()
-    with Served(SETTINGS.model_copy(update={"wait_limit": 0.01})).running() as served:
+    with ServedService(SETTINGS.model_copy(update={"wait_limit": 0.01})).running() as served:
         done, _ = ids = [_submit(served), _submit(served)]
         _await_end(served, done)
         schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
@@ -64,13 +64,13 @@ def _send(seen: Counter[str]) -> Callable[[schemathesis.Case, str | None], None]
     return example
 
 
-def _submit(served: Served) -> str:
+def _submit(served: ServedService) -> str:
     answer = httpx.post(f"{served.url}/generate_image", json=_BODY, timeout=60)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
 
 
-def _await_end(served: Served, task_id: str) -> None:
+def _await_end(served: ServedService, task_id: str) -> None:
     deadline = time.monotonic() + 60
     while (status := httpx.get(f"{served.url}/check_status/{task_id}", timeout=60).json())["status"] != "completed":
         assert status["status"] in ("queued", "running"), status

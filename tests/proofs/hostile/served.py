@@ -15,7 +15,7 @@ from functions.api.app import GatewayApp, build_gateway
 from tests.support.world import SETTINGS, World
 
 
-class Served:
+class ServedService:
     """A service at an address; its parts live in a thread of their own."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
@@ -57,7 +57,7 @@ class Served:
         await consumer.kill()
 
     @contextlib.contextmanager
-    def running(self) -> Iterator["Served"]:
+    def running(self) -> Iterator["ServedService"]:
         """It, while it runs."""
         self._thread.start()
         assert self._ready.wait(60)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.proofs.hostile.served import Served
+from tests.proofs.hostile.served import ServedService
 
 GET = b"GET /models HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /generate_image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -68,12 +68,12 @@ ANSWERED = {
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with Served().running() as running:
+def served() -> Iterator[ServedService]:
+    with ServedService().running() as running:
         yield running
 
 
-def exchange(served: Served, data: bytes, *, hang_up: bool) -> bytes:
+def exchange(served: ServedService, data: bytes, *, hang_up: bool) -> bytes:
     """Everything that comes back; whoever hangs up says no more, but still listens."""
     answer = b""
     with socket.create_connection(served.address, timeout=30) as line:
@@ -96,7 +96,7 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_is_refused_and_the_next_request_is_answered(served: Served, what: str) -> None:
+def test_it_is_refused_and_the_next_request_is_answered(served: ServedService, what: str) -> None:
     answer = exchange(served, REFUSED[what], hang_up=True)
     codes = statuses(answer)
     assert len(codes) <= 1, answer
@@ -106,14 +106,14 @@ def test_it_is_refused_and_the_next_request_is_answered(served: Served, what: st
 
 
 @pytest.mark.parametrize("what", ANSWERED)
-def test_it_is_read_as_it_was_meant(served: Served, what: str) -> None:
+def test_it_is_read_as_it_was_meant(served: ServedService, what: str) -> None:
     (code,) = statuses(exchange(served, ANSWERED[what], hang_up=False))
     assert code < 500
     assert httpx.get(f"{served.url}/models", timeout=30).status_code == 200
 
 
 def test_a_caller_who_hangs_up_in_the_middle_of_a_body_is_no_mistake_of_ours(
-    served: Served, caplog: pytest.LogCaptureFixture
+    served: ServedService, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(20):
         with socket.create_connection(served.address, timeout=30) as line:

@@ -8,7 +8,7 @@ from tasks.state import TaskState
 from tests.proofs.protocol.change import spent, with_local, with_owner, with_task
 from tests.proofs.protocol.explore import BrokenPromiseError
 from tests.proofs.protocol.rules import FOR_EVER, Rules, Said, committable, real
-from tests.proofs.protocol.state import DELAYED, Act, Local, Owner, World, readable
+from tests.proofs.protocol.state import DELAYED, Act, Local, Owner, ProtocolState, readable
 
 HOUR = 3600.0
 _ENDS = {"canceled": "canceled", "started_too_late": "expired"}
@@ -25,7 +25,7 @@ class Log:
         self._next_action = cache(rules.next_action)
         self._committable = cache(committable)
 
-    def write(self, world: World, t: int, said: Said) -> World:
+    def write(self, world: ProtocolState, t: int, said: Said) -> ProtocolState:
         """One event about the task reaches the log."""
         task = world.tasks[t]
         log = self.moved(task.log, said)
@@ -40,7 +40,7 @@ class Log:
             world = world._replace(owners=tuple(_unread(owner, t, said) for owner in world.owners))
         return with_task(world, t, task._replace(log=log))
 
-    def flush(self, world: World, o: int, count: int | None = None) -> World:
+    def flush(self, world: ProtocolState, o: int, count: int | None = None) -> ProtocolState:
         """The first `count` events of the owner's outbox reach the log; None: all."""
         owner = world.owners[o]
         for t, said in owner.outbox[:count]:
@@ -48,11 +48,11 @@ class Log:
         left = () if count is None else owner.outbox[count:]
         return with_owner(world, o, world.owners[o]._replace(outbox=left))
 
-    def repeat(self, world: World, o: int) -> World:
+    def repeat(self, world: ProtocolState, o: int) -> ProtocolState:
         """The first event of the outbox reaches the log and stays where it is."""
         return self.write(spent(world, "repeats"), *world.owners[o].outbox[0])
 
-    def lose(self, world: World, o: int) -> World:
+    def lose(self, world: ProtocolState, o: int) -> ProtocolState:
         """The first event of the outbox never reaches the log. No other owner knows of its attempt now."""
         owner = world.owners[o]
         t, _ = owner.outbox[0]
@@ -61,7 +61,7 @@ class Log:
             owner = with_local(owner, t, local._replace(act=local.act._replace(late=True)))
         return with_owner(spent(world, "losses"), o, owner._replace(outbox=owner.outbox[1:]))
 
-    def read(self, world: World, o: int) -> World:
+    def read(self, world: ProtocolState, o: int) -> ProtocolState:
         """The owner reads all there is. (To read less is to have read earlier.)"""
         owner = world.owners[o]
         for t, local in enumerate(owner.tasks):
@@ -72,7 +72,7 @@ class Log:
             owner = owner._replace(stale=False)
         return self._commit(with_owner(world, o, owner), o)
 
-    def take_in(self, world: World, owner: Owner, local: Local, said: Said) -> Local:
+    def take_in(self, world: ProtocolState, owner: Owner, local: Local, said: Said) -> Local:
         """The owner reads one event."""
         assert local.state is not None
         after = self.moved(local.state, said)
@@ -111,7 +111,7 @@ class Log:
             return local
         return _applied(local, self._next_action(state, act.number, owner.name))
 
-    def assign(self, world: World, o: int) -> World:
+    def assign(self, world: ProtocolState, o: int) -> ProtocolState:
         """The owner gets the partition, reads the events to their end and the lane from the committed offset, and takes
         in what it read."""
         owner = world.owners[o]._replace(owns=True, stale=False)
@@ -126,7 +126,7 @@ class Log:
             owner = with_local(owner, t, local)
         return self._commit(with_owner(world, o, owner)._replace(group=owner.name, begun=True), o)
 
-    def _commit(self, world: World, o: int) -> World:
+    def _commit(self, world: ProtocolState, o: int) -> ProtocolState:
         owner = world.owners[o]
         closed = tuple(
             local.state is not None and self.rules.closes(local.state, local.act is not None) for local in owner.tasks

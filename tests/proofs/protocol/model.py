@@ -16,7 +16,7 @@ from tests.proofs.protocol.change import spent, with_known, with_owner
 from tests.proofs.protocol.explore import Step
 from tests.proofs.protocol.log import Log
 from tests.proofs.protocol.rules import FOR_EVER, Rules
-from tests.proofs.protocol.state import NOBODY, Local, Owner, World
+from tests.proofs.protocol.state import NOBODY, Local, Owner, ProtocolState
 from tests.proofs.protocol.work import Work
 
 
@@ -28,7 +28,7 @@ class Model:
         self._log = Log(self.rules)
         self._work = Work(self._log, attempts)
 
-    def steps(self, world: World) -> Iterator[Step[World]]:
+    def steps(self, world: ProtocolState) -> Iterator[Step[ProtocolState]]:
         """Every way on."""
         for o, owner in enumerate(world.owners):
             yield from self._away(world, o, owner) if owner.away else self._here(world, o, owner)
@@ -48,12 +48,12 @@ class Model:
         if _may_tick(world):
             yield Step("half a lease passes", partial(self._tick, world))
 
-    def _away(self, world: World, o: int, owner: Owner) -> Iterator[Step[World]]:
+    def _away(self, world: ProtocolState, o: int, owner: Owner) -> Iterator[Step[ProtocolState]]:
         yield Step(f"{owner.name} is back", partial(self._back, world, o))
         if world.group == owner.name:
             yield Step(f"the group drops {owner.name}, which does not notice", partial(_drop_from_group, world))
 
-    def _here(self, world: World, o: int, owner: Owner) -> Iterator[Step[World]]:
+    def _here(self, world: ProtocolState, o: int, owner: Owner) -> Iterator[Step[ProtocolState]]:
         name, faults, log = owner.name, world.faults, self._log
         if owner.outbox:
             t, said = owner.outbox[0]
@@ -79,14 +79,14 @@ class Model:
         if faults.cuts:
             yield Step(f"{name} is cut off", partial(_leave, world, o, "cut off", "cuts"), fault=True)
 
-    def _cancel(self, world: World, t: int) -> World:
+    def _cancel(self, world: ProtocolState, t: int) -> ProtocolState:
         return self._log.write(spent(world, "cancels"), t, ("cancel",))
 
-    def _give_up(self, world: World, o: int) -> World:
+    def _give_up(self, world: ProtocolState, o: int) -> ProtocolState:
         """What it said is in the log before the next owner reads that to its end."""
         return _dropped(self._log.flush(spent(world, "rebalances"), o), o)._replace(group=NOBODY)
 
-    def _back(self, world: World, o: int) -> World:
+    def _back(self, world: ProtocolState, o: int) -> ProtocolState:
         """One that was stopped reads before it takes a task whose lease lapsed meanwhile (LAST_LOOK_SECONDS)."""
         owner = world.owners[o]
         tasks = owner.tasks
@@ -94,7 +94,7 @@ class Model:
             tasks = tuple(one._replace(alarm=1) if one.alarm == 0 else one for one in tasks)
         return with_owner(world, o, owner._replace(away="", tasks=tasks))
 
-    def _tick(self, world: World) -> World:
+    def _tick(self, world: ProtocolState) -> ProtocolState:
         """Who is well has said that its attempts are alive, and who is well and owns the partition has read it."""
         signs = [
             (t, ("progress", local.act.number, owner.name))
@@ -119,18 +119,18 @@ class Model:
         return world._replace(owners=tuple(owners))
 
 
-def _may_tick(world: World) -> bool:
+def _may_tick(world: ProtocolState) -> bool:
     """Nobody who is well needs half a lease to write and read what there is."""
     if any(not owner.away and (owner.outbox or any(local.unread for local in owner.tasks)) for owner in world.owners):
         return False
     return any((local.alarm or 0) > 0 for owner in world.owners for local in owner.tasks)
 
 
-def _drop_from_group(world: World) -> World:
+def _drop_from_group(world: ProtocolState) -> ProtocolState:
     return world._replace(group=NOBODY)
 
 
-def _dropped(world: World, o: int) -> World:
+def _dropped(world: ProtocolState, o: int) -> ProtocolState:
     """It forgets what it read, takes back what no runner took yet, and goes on with what it has under way."""
     owner = world.owners[o]
     acts = (local.act for local in owner.tasks)
@@ -138,14 +138,14 @@ def _dropped(world: World, o: int) -> World:
     return with_owner(world, o, owner._replace(owns=False, stale=False, tasks=tasks))
 
 
-def _crash(world: World, o: int) -> World:
+def _crash(world: ProtocolState, o: int) -> ProtocolState:
     """Another process starts in its place and knows nothing; the group still counts on the dead one."""
     name = world.owners[o].name
     fresh = Owner(f"{name[0]}{int(name[1:]) + 1}", tasks=(Local(),) * len(world.tasks))
     return with_owner(spent(world, "crashes"), o, fresh)
 
 
-def _leave(world: World, o: int, away: str, fault: str) -> World:
+def _leave(world: ProtocolState, o: int, away: str, fault: str) -> ProtocolState:
     """From now on the lease of what it has under way may lapse without its knowing."""
     owner = world.owners[o]
     tasks = tuple(one._replace(act=one.act and one.act._replace(late=True)) for one in owner.tasks)
@@ -153,5 +153,5 @@ def _leave(world: World, o: int, away: str, fault: str) -> World:
     return with_owner(spent(world, fault), o, owner)
 
 
-def _jump(world: World, o: int, hours: int) -> World:
+def _jump(world: ProtocolState, o: int, hours: int) -> ProtocolState:
     return with_owner(spent(world, "jumps"), o, world.owners[o]._replace(clock=hours))

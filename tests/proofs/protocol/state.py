@@ -87,7 +87,7 @@ class Faults(NamedTuple):
     jumps: int = 0
 
 
-class World(NamedTuple):
+class ProtocolState(NamedTuple):
     """Everything. `group` is the owner by the broker's word, `committed` the group's offset. Owners are alike until one
     of them has begun, so the first one does."""
 
@@ -99,16 +99,16 @@ class World(NamedTuple):
     begun: bool = False
 
 
-def first(owners: int, tasks: int, faults: Faults) -> World:
+def first(owners: int, tasks: int, faults: Faults) -> ProtocolState:
     """Every task is submitted and nobody has read anything."""
-    return World(
+    return ProtocolState(
         tuple(Owner(f"{'ABCDE'[index]}1", tasks=(Local(),) * tasks) for index in range(owners)),
         (Shared(),) * tasks,
         faults,
     )
 
 
-def ended(world: World) -> bool:
+def ended(world: ProtocolState) -> bool:
     """Every task has its outcome, announced; everything is committed; nobody has anything left to do."""
     return (
         world.committed == len(world.tasks)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.proofs.protocol.explore import Step
 from tests.proofs.protocol.model import Model
-from tests.proofs.protocol.state import Faults, World, ended, first
+from tests.proofs.protocol.state import Faults, ProtocolState, ended, first
 
 ANY = st.integers(0, 2**16)
 TWICE = Faults(*[2] * len(Faults()))
@@ -22,9 +22,9 @@ class LargerWorld(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = Model(attempts=3)
-        self.world: World = first(3, 4, TWICE)
+        self.world: ProtocolState = first(3, 4, TWICE)
 
-    def ways(self, fault: bool) -> list[Step[World]]:
+    def ways(self, fault: bool) -> list[Step[ProtocolState]]:
         return [step for step in self.model.steps(self.world) if step.fault == fault]
 
     @rule(which=st.lists(ANY, min_size=1, max_size=8))

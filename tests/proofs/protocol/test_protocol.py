@@ -9,10 +9,10 @@ from tests.proofs.protocol.explore import BrokenPromiseError, explore
 from tests.proofs.protocol.model import Model
 from tests.proofs.protocol.rules import Rules
 from tests.proofs.protocol.seeds import SEEDS
-from tests.proofs.protocol.state import Faults, World, ended, first
+from tests.proofs.protocol.state import Faults, ProtocolState, ended, first
 from tests.proofs.protocol.worlds import QUICK
-from tests.support.world import World as Service
-from tests.support.world import world as service
+from tests.support.world import World
+from tests.support.world import world as consumer_world
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -37,7 +37,7 @@ def test_what_shows_a_wrong_rule_is_among_what_the_right_ones_stand(name: str):
     assert any(all(one <= most for one, most in zip(faults, world, strict=True)) for _, world in QUICK.values())
 
 
-def walk(world: World, *names: str, model: Model | None = None) -> World:
+def walk(world: ProtocolState, *names: str, model: Model | None = None) -> ProtocolState:
     """The world after these steps."""
     model = model or Model()
     for name in names:
@@ -111,7 +111,7 @@ def test_whatever_a_woken_zombie_does_no_promise_is_broken():
     after_waking = 0
     model = Model()
 
-    def steps(world: World):
+    def steps(world: ProtocolState):
         nonlocal after_waking
         after_waking += any(one.owns and not one.away and world.group not in ("", one.name) for one in world.owners)
         return model.steps(world)
@@ -135,7 +135,7 @@ def test_a_promise_that_is_broken_says_which_step_broke_it():
 async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch: pytest.MonkeyPatch):
     took: list[str] = []
 
-    def noted(service: Service, part: object, name: str, step: str) -> None:
+    def noted(world: World, part: object, name: str, step: str) -> None:
         real = getattr(part, name)
 
         def call(*args: object, **kwargs: object) -> object:
@@ -144,7 +144,7 @@ async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch
 
         monkeypatch.setattr(part, name, call)
 
-    async with service() as w:
+    async with consumer_world() as w:
         running = await w.start()
         for part, name, step in (
             (w.store, "put_image", "pictures"),

@@ -7,7 +7,7 @@ from tests.proofs.protocol.change import act_of, spent, with_act, with_known, wi
 from tests.proofs.protocol.explore import BrokenPromiseError, Step
 from tests.proofs.protocol.log import Log
 from tests.proofs.protocol.rules import Said, what_follows
-from tests.proofs.protocol.state import DELAYED, Act, Owner, Shared, World, readable
+from tests.proofs.protocol.state import DELAYED, Act, Owner, ProtocolState, Shared, readable
 
 ERROR_CODES = ("runner_lost", "broken_picture", "runner_busy")
 """One of each kind: try again, never again, does not count."""
@@ -22,16 +22,18 @@ class Work:
         self._attempts = attempts
         self._errors = errors
         self._given_up = cache(log.rules.after_lease)
-        self._effects: dict[str, Callable[[World, int, int], World]] = {
+        self._effects: dict[str, Callable[[ProtocolState, int, int], ProtocolState]] = {
             "pictures": self._pictures,
             "outcome": self._outcome,
             "event": self._event,
         }
 
-    def steps(self, world: World, o: int, owner: Owner, t: int) -> Iterator[Step[World]]:
+    def steps(self, world: ProtocolState, o: int, owner: Owner, t: int) -> Iterator[Step[ProtocolState]]:
         """Every way on for this owner and this task."""
 
-        def step(does: str, take: Callable[..., World], *more: object, fault: bool = False) -> Step[World]:
+        def step(
+            does: str, take: Callable[..., ProtocolState], *more: object, fault: bool = False
+        ) -> Step[ProtocolState]:
             return Step(f"{owner.name} {does} task {t}", partial(take, world, o, t, *more), fault)
 
         local = owner.tasks[t]
@@ -67,7 +69,7 @@ class Work:
         elif act.phase != "event" or not owner.away:
             yield step(f"writes the {act.phase} of", self._effects[act.phase])
 
-    def _ring(self, world: World, o: int, t: int) -> World:
+    def _ring(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         """If the task is queued now, its attempt begins at once: a later begin equals a later timer."""
         owner = world.owners[o]
         local = owner.tasks[t]
@@ -76,12 +78,12 @@ class Work:
         world = with_known(world, o, t, local)
         return self._begin(world, o, t) if local.queued else world
 
-    def _expire(self, world: World, o: int, t: int) -> World:
+    def _expire(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         local = world.owners[o].tasks[t]
         end = Act(phase="outcome", says=("outcome", "expired", 0, None), late=world.owners[o].stale)
         return with_known(spent(world, "expiries"), o, t, local._replace(queued=False, act=end))
 
-    def _begin(self, world: World, o: int, t: int) -> World:
+    def _begin(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         owner = world.owners[o]
         local, state = owner.tasks[t], owner.tasks[t].state
         assert state is not None
@@ -91,7 +93,7 @@ class Work:
         world = with_known(world, o, t, local._replace(queued=False, act=act))
         return world if self.rules.may_have_ended(state) else _ask(world, o, t)
 
-    def _look(self, world: World, o: int, t: int) -> World:
+    def _look(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         act, stands = act_of(world, o, t), world.tasks[t].outcome
         if stands is not None:
             return with_act(world, o, t, act._replace(phase="event", says=stands))
@@ -99,7 +101,7 @@ class Work:
             return _ask(world, o, t)
         return self._look_again(world, o, t)
 
-    def _untaken(self, world: World, o: int, t: int, code: str) -> World:
+    def _untaken(self, world: ProtocolState, o: int, t: int, code: str) -> ProtocolState:
         act = act_of(world, o, t)
         if not act.stop:
             world = spent(world, "errors")
@@ -108,7 +110,7 @@ class Work:
             return self._look_again(world, o, t)
         return self._outcome(self._on(world, o, t, ("outcome", follows, act.tries, None), "make"), o, t)
 
-    def _make(self, world: World, o: int, t: int) -> World:
+    def _make(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         owner, act = world.owners[o], act_of(world, o, t)
         if not act.late:
             for other in world.owners:
@@ -119,14 +121,14 @@ class Work:
         owner = with_local(owner, t, owner.tasks[t]._replace(act=act._replace(phase="make")))
         return with_owner(world, o, owner._replace(outbox=(*owner.outbox, (t, started))))
 
-    def _made(self, world: World, o: int, t: int) -> World:
+    def _made(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         """The first effect belongs to this step: until then no other process can see that the pictures are complete."""
         act = act_of(world, o, t)
         name = (act.number, world.owners[o].name) if self.rules.own_names else (0, "")
         world = self._on(world, o, t, ("outcome", "completed", act.tries, name), "make")
         return self._effects[self.rules.order[0]](world, o, t)
 
-    def _fail(self, world: World, o: int, t: int, code: str) -> World:
+    def _fail(self, world: ProtocolState, o: int, t: int, code: str) -> ProtocolState:
         act = act_of(world, o, t)
         if not act.stop:
             world = spent(world, "errors")
@@ -136,7 +138,7 @@ class Work:
             return self._event(self._on(world, o, t, says, "make"), o, t)
         return self._outcome(self._on(world, o, t, ("outcome", follows, act.tries, None), "make"), o, t)
 
-    def _on(self, world: World, o: int, t: int, says: Said, phase: str) -> World:
+    def _on(self, world: ProtocolState, o: int, t: int, says: Said, phase: str) -> ProtocolState:
         """The phase is over; on with what comes next of this."""
         order = self.rules.order
         left = order[order.index(phase) + 1 :] if phase in order else order
@@ -150,13 +152,13 @@ class Work:
             return with_act(world, o, t, None)
         return with_act(world, o, t, act_of(world, o, t)._replace(phase=left[0] if left else "said", says=says))
 
-    def _pictures(self, world: World, o: int, t: int) -> World:
+    def _pictures(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         says, task = act_of(world, o, t).says, world.tasks[t]
         assert says is not None
         task = task._replace(pictures=task.pictures | {says[3]})
         return _stored(self._on(world, o, t, says, "pictures"), t, task)
 
-    def _outcome(self, world: World, o: int, t: int) -> World:
+    def _outcome(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         """Who loses the race takes the winner's outcome as its own, and its pictures away."""
         mine, task = act_of(world, o, t).says, world.tasks[t]
         assert mine is not None
@@ -167,19 +169,19 @@ class Work:
         stands = task.outcome or mine
         return _stored(self._on(world, o, t, stands, "outcome"), t, task._replace(outcome=stands))
 
-    def _event(self, world: World, o: int, t: int) -> World:
+    def _event(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         """All that was said before it is written first: one producer keeps its order."""
         world = self._log.flush(world, o)
         says = act_of(world, o, t).says
         assert says is not None
         return self._log.write(self._on(world, o, t, says, "event"), t, says)
 
-    def _done(self, world: World, o: int, t: int) -> World:
+    def _done(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         if self.rules.looks_after_attempt(act_of(world, o, t).release_seen):
             return self._look_again(world, o, t)
         return with_act(world, o, t, None)
 
-    def _look_again(self, world: World, o: int, t: int) -> World:
+    def _look_again(self, world: ProtocolState, o: int, t: int) -> ProtocolState:
         owner = world.owners[o]
         local = owner.tasks[t]._replace(act=None)
         if local.state is not None:
@@ -187,14 +189,14 @@ class Work:
         return with_known(world, o, t, local)
 
 
-def _ask(world: World, o: int, t: int) -> World:
+def _ask(world: ProtocolState, o: int, t: int) -> ProtocolState:
     act = act_of(world, o, t)
     if world.tasks[t].outcome is not None and act.number > 1 and not act.late:
         raise BrokenPromiseError(f"P4: task {t} has its outcome and is to be made again.")
     return with_act(world, o, t, act._replace(phase="ask"))
 
 
-def _stored(world: World, t: int, task: Shared) -> World:
+def _stored(world: ProtocolState, t: int, task: Shared) -> ProtocolState:
     if task.outcome is not None:
         task = task._replace(pictures=task.pictures & {task.outcome[3]})  # No request will ever name the others.
     if not readable(task):

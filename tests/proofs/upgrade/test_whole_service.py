@@ -144,9 +144,9 @@ async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeyp
     async with world() as w:
         run = w.runner.run
 
-        async def newer(request: Any) -> Any:
+        async def newer(request: Any, inputs: Any = ()) -> Any:
             decoder = Decoder()
-            async for frame in run(request):
+            async for frame in run(request, inputs):
                 fields = {"kind": frame.kind, **frame.model_dump()} | {FROM_THE_FUTURE: 1}
                 if frame.kind == "end":
                     fields["acceleration"] = {"cache": {"kind": "new"}}
