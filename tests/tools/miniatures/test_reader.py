@@ -2,34 +2,34 @@
 
 import random
 
-from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
-from tools.miniatures.train.reader import named
+from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, random_scenes
+from tools.miniatures.train.reader import caption_labels
 
 
 def test_a_plain_caption_names_everything() -> None:
-    told = named("a small red circle at the left on a blue background")
-    assert told[0] == 1 + COLOURS.index("blue")
-    assert told[1:5] == [
+    labels = caption_labels("a small red circle at the left on a blue background")
+    assert labels[0] == 1 + COLOURS.index("blue")
+    assert labels[1:5] == [
         1 + SHAPES.index("circle"),
         1 + COLOURS.index("red"),
         1 + tuple(SIZES).index("small"),
         1 + tuple(PLACES).index("left"),
     ]
-    assert told[5:] == [0, 0, 0, 0]
+    assert labels[5:] == [0, 0, 0, 0]
 
 
 def test_what_is_not_said_is_not_named() -> None:
-    assert named("") == [0] * 9
-    assert named("Nice a ring") == [0, 1 + SHAPES.index("ring"), 0, 0, 0, 0, 0, 0, 0]
+    assert caption_labels("") == [0] * 9
+    assert caption_labels("Nice a ring") == [0, 1 + SHAPES.index("ring"), 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_every_caption_is_read_as_the_scene_is() -> None:
-    scenes = draw_lots(200, 3, pairs=0.5)
+    scenes = random_scenes(200, 3, pairs=0.5)
     for i in range(200):
-        told = named(caption(scenes, i, random.Random(i)))
-        assert told[0] in (0, 1 + int(scenes.background[i]))
+        labels = caption_labels(caption(scenes, i, random.Random(i)))
+        assert labels[0] in (0, 1 + int(scenes.background[i]))
         for k in range(int(scenes.count[i])):
-            shape, colour, size, place = told[1 + 4 * k : 5 + 4 * k]
+            shape, colour, size, place = labels[1 + 4 * k : 5 + 4 * k]
             assert shape in (0, 1 + int(scenes.shape[i, k]))
             assert colour in (0, 1 + int(scenes.colour[i, k]))
             assert size in (0, 1 + int(scenes.size[i, k]))
