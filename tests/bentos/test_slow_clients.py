@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -175,11 +176,11 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
         await until(lambda: s.gateway.index.waiting == 1)
         stuck = next(one for one in s.server.server_state.connections if one.transport.get_extra_info("peername") == me)
         most = 0
+        steps = itertools.count(1)
         async with asyncio.timeout(60):
             while stuck in s.server.server_state.connections:
                 for _ in range(50):
-                    s.gateway.index._wake(task.task_id)
-                    await asyncio.sleep(0)
+                    await w.preview(task, next(steps), image=bytes(8000))
                 most = max(most, stuck.transport.get_write_buffer_size())
         await until(lambda: s.gateway.index.waiting == 0)
         assert most < 200_000

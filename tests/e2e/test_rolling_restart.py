@@ -37,8 +37,8 @@ class Balancer:
         self._ready = [url for url in self.urls if _is_ready(url)]
 
     def url(self) -> str:
-        """One of those that are."""
-        return random.choice(self._ready)
+        """One of those that are; any of them while none is, as load balancers do."""
+        return random.choice(self._ready or self.urls)
 
 
 def _is_ready(url: str) -> bool:
