@@ -81,7 +81,7 @@ class MemoryRunner:
                     width=request.width,
                     height=request.height,
                     seed=(request.seed + index) % (MAX_SEED + 1),
-                    payload=image_bytes(request, index, sent),
+                    payload=image_file(request, index, sent),
                 )
             ended = True
             generating = self.step_seconds * request.steps
@@ -94,7 +94,7 @@ class MemoryRunner:
             self.running.pop(request.task_id, None)
 
 
-def image_bytes(request: RunRequest, index: int, inputs: Mapping[str, bytes]) -> bytes:
+def image_file(request: RunRequest, index: int, inputs: Mapping[str, bytes]) -> bytes:
     """The twin's image file: bytes that depend on everything that a real image depends on."""
     drawing = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
     files = b"".join(inputs[name] for name in sorted(inputs))

@@ -39,12 +39,12 @@ def build_gateway() -> str:
 
 def build_runner(cache: Path, model: str) -> str:
     """Build the Bento of one model's runner, weights included, and return its tag."""
-    with _staged(cache, model) as folder:
+    with staged(cache, model) as folder:
         return _build(folder)
 
 
 @contextmanager
-def _staged(cache: Path, model: str) -> Iterator[Path]:
+def staged(cache: Path, model: str) -> Iterator[Path]:
     """A folder with the files that a runner needs and no others. It lies in the cache, so that weights can be linked
     instead of copied."""
     with tempfile.TemporaryDirectory(prefix="bento-", dir=cache) as name:

@@ -1,4 +1,4 @@
-"""The bench on which the tests of the log run: the twin and the real broker behind one face."""
+"""The bench of the tests of the log: the twin and the real broker with the same interface."""
 
 import asyncio
 import uuid

@@ -48,14 +48,14 @@ async def test_a_group_gets_every_event_whatever_other_groups_read_or_commit(ben
     log = bench.log()
     ids = await cancels(log, [1, 1, 1])
     first, second = log.join(a_group(), [log.events_topic]), log.join(a_group(), [log.events_topic])
-    async with reading(bench.owner().deliveries()) as owner, reading(first.deliveries()) as one:
+    async with reading(bench.owner().deliveries()) as owner, reading(first.deliveries()) as first_reader:
         await owner.until(lambda: len(owner.of_kind("event")) == 3)
-        await one.until(lambda: len(one.records) == 3)
+        await first_reader.until(lambda: len(first_reader.records) == 3)
         first.commit(log.events_topic, 1, 3)
         await first.close()
         async with reading(second.deliveries()) as other:
             await other.until(lambda: len(other.records) == 3)
-        assert ids_of(one.records) == ids_of(other.records) == ids
+        assert ids_of(first_reader.records) == ids_of(other.records) == ids
         assert owner.assigned == ALL
 
 
@@ -63,40 +63,44 @@ async def test_the_next_member_starts_at_the_commit_of_its_own_group(bench: LogB
     log, group = bench.log(), a_group()
     ids = await cancels(log, [2, 2, 2])
     before = log.join(group, [log.events_topic])
-    async with reading(before.deliveries()) as one:
-        await one.until(lambda: len(one.records) == 3)
+    async with reading(before.deliveries()) as first_reader:
+        await first_reader.until(lambda: len(first_reader.records) == 3)
         before.commit(log.events_topic, 2, 1)
         await before.close()
-    async with reading(bench.log().join(group, [log.events_topic]).deliveries()) as two:
-        await two.until(lambda: len(two.records) == 2)
-    assert ids_of(two.records) == ids[1:], "what was not committed is delivered again"
+    async with reading(bench.log().join(group, [log.events_topic]).deliveries()) as second_reader:
+        await second_reader.until(lambda: len(second_reader.records) == 2)
+    assert ids_of(second_reader.records) == ids[1:], "what was not committed is delivered again"
 
 
 async def test_two_members_share_the_partitions_of_every_topic(bench: LogBench) -> None:
     first, second, group = bench.log(), bench.log(), a_group()
     topics = [*bench.settings.lane_names]
-    async with reading(first.join(group, topics).deliveries()) as one:
-        await one.until(lambda: one.assigned == ALL)
-        async with reading(second.join(group, topics).deliveries()) as two:
-            await two.until(lambda: len(two.assigned) == PARTITIONS // 2)
-            await one.until(lambda: one.assigned == ALL - two.assigned)
+    async with reading(first.join(group, topics).deliveries()) as first_reader:
+        await first_reader.until(lambda: first_reader.assigned == ALL)
+        async with reading(second.join(group, topics).deliveries()) as second_reader:
+            await second_reader.until(lambda: len(second_reader.assigned) == PARTITIONS // 2)
+            await first_reader.until(lambda: first_reader.assigned == ALL - second_reader.assigned)
             tasks = [bench.task(f"model-{number}", number % 2) for number in range(12)]
             places = [await first.append_task(task) for task in tasks]
-            await one.until(lambda: len(one.records) + len(two.records) == len(tasks))
-            assert {record.place for record in one.records} == {p for p in places if p.partition in one.assigned}
-            assert {record.place for record in two.records} == {p for p in places if p.partition in two.assigned}
-        await one.until(lambda: one.assigned == ALL)
+            await first_reader.until(lambda: len(first_reader.records) + len(second_reader.records) == len(tasks))
+            assert {record.place for record in first_reader.records} == {
+                p for p in places if p.partition in first_reader.assigned
+            }
+            assert {record.place for record in second_reader.records} == {
+                p for p in places if p.partition in second_reader.assigned
+            }
+        await first_reader.until(lambda: first_reader.assigned == ALL)
 
 
 async def test_a_member_that_closes_gives_its_partitions_to_the_others(bench: LogBench) -> None:
     first, second, group = bench.log(), bench.log(), a_group()
     leaving = first.join(group, [first.events_topic])
-    async with reading(leaving.deliveries()) as one:
-        await one.until(lambda: one.assigned == ALL)
-        async with reading(second.join(group, [first.events_topic]).deliveries()) as two:
-            await two.until(lambda: len(two.assigned) == PARTITIONS // 2)
+    async with reading(leaving.deliveries()) as first_reader:
+        await first_reader.until(lambda: first_reader.assigned == ALL)
+        async with reading(second.join(group, [first.events_topic]).deliveries()) as second_reader:
+            await second_reader.until(lambda: len(second_reader.assigned) == PARTITIONS // 2)
             await leaving.close()
-            await two.until(lambda: two.assigned == ALL)
+            await second_reader.until(lambda: second_reader.assigned == ALL)
 
 
 async def test_a_plain_member_gets_its_topics_alone_and_has_nothing_to_read_first(bench: LogBench) -> None:

@@ -33,13 +33,13 @@ async def test_an_owner_gets_cards_then_its_partitions_then_the_records(bench: L
 
 async def test_two_owners_share_the_partitions_and_one_that_leaves_returns_them(bench: LogBench) -> None:
     first, second = bench.log(), bench.log()
-    async with reading(bench.owner(first).deliveries()) as one:
-        await one.until(lambda: one.assigned == ALL)
-        async with reading(bench.owner(second).deliveries()) as two:
-            await two.until(lambda: len(two.assigned) == PARTITIONS // 2)
-            await one.until(lambda: one.assigned == ALL - two.assigned)
+    async with reading(bench.owner(first).deliveries()) as first_reader:
+        await first_reader.until(lambda: first_reader.assigned == ALL)
+        async with reading(bench.owner(second).deliveries()) as second_reader:
+            await second_reader.until(lambda: len(second_reader.assigned) == PARTITIONS // 2)
+            await first_reader.until(lambda: first_reader.assigned == ALL - second_reader.assigned)
             await second.close()
-        await one.until(lambda: one.assigned == ALL)
+        await first_reader.until(lambda: first_reader.assigned == ALL)
 
 
 async def test_the_next_owner_starts_at_the_commit_which_never_goes_back(bench: LogBench) -> None:
@@ -47,19 +47,19 @@ async def test_the_next_owner_starts_at_the_commit_which_never_goes_back(bench: 
     places = [await log.append_task(bench.task()) for _ in range(4)]
     lane, partition = places[0].topic, places[0].partition
     first = bench.owner()
-    async with reading(first.deliveries()) as one:
-        await one.until(lambda: len(one.of_kind("task")) == 4)
+    async with reading(first.deliveries()) as first_reader:
+        await first_reader.until(lambda: len(first_reader.of_kind("task")) == 4)
         first.commit(lane, partition, 3)
         await first.close()
     second = bench.owner()
-    async with reading(second.deliveries()) as two:
-        await two.until(lambda: bool(two.of_kind("task")))
+    async with reading(second.deliveries()) as second_reader:
+        await second_reader.until(lambda: bool(second_reader.of_kind("task")))
         second.commit(lane, partition, 1)
         await second.close()
-    assert two.of_kind("task")[0].place == places[3]
-    async with reading(bench.owner().deliveries()) as three:
-        await three.until(lambda: bool(three.of_kind("task")))
-    assert three.of_kind("task")[0].place == places[3]
+    assert second_reader.of_kind("task")[0].place == places[3]
+    async with reading(bench.owner().deliveries()) as third_reader:
+        await third_reader.until(lambda: bool(third_reader.of_kind("task")))
+    assert third_reader.of_kind("task")[0].place == places[3]
 
 
 async def test_the_next_owner_learns_up_to_where_it_must_read_all_earlier_events(bench: LogBench) -> None:
@@ -81,20 +81,20 @@ async def test_a_commit_for_a_partition_of_another_owner_does_not_count(bench: L
     first, second, third = bench.owner(log), bench.owner(), bench.owner()
     tasks = [bench.task(f"model-{number}") for number in range(8)]
     places = [await log.append_task(task) for task in tasks]
-    async with reading(first.deliveries()) as one:
-        await one.until(lambda: one.assigned == ALL)
-        async with reading(second.deliveries()) as two:
-            await two.until(lambda: len(two.assigned) == PARTITIONS // 2)
-            await one.until(lambda: one.assigned == ALL - two.assigned)
+    async with reading(first.deliveries()) as first_reader:
+        await first_reader.until(lambda: first_reader.assigned == ALL)
+        async with reading(second.deliveries()) as second_reader:
+            await second_reader.until(lambda: len(second_reader.assigned) == PARTITIONS // 2)
+            await first_reader.until(lambda: first_reader.assigned == ALL - second_reader.assigned)
             for place in places:
-                stranger = second if place.partition in one.assigned else first
+                stranger = second if place.partition in first_reader.assigned else first
                 stranger.commit(place.topic, place.partition, place.offset + 1)
             await second.close()
-        await one.until(lambda: one.assigned == ALL)
+        await first_reader.until(lambda: first_reader.assigned == ALL)
         await first.close()
-    async with reading(third.deliveries()) as three:
-        await three.until(lambda: len(three.of_kind("task")) == len(tasks))
-    assert {record.place for record in three.of_kind("task")} == set(places)
+    async with reading(third.deliveries()) as third_reader:
+        await third_reader.until(lambda: len(third_reader.of_kind("task")) == len(tasks))
+    assert {record.place for record in third_reader.of_kind("task")} == set(places)
 
 
 async def test_a_commit_of_a_dead_process_does_not_arrive() -> None:

@@ -39,10 +39,10 @@ async def emit_until_read(log: TaskLog, follower: Reading, preview: Preview) -> 
 
 async def test_a_preview_reaches_every_follower_with_its_image(bench: LogBench) -> None:
     log, preview = bench.log(), a_preview(b"\x00\xff" * 4096)
-    async with reading(log.follow({})) as one, reading(bench.log().follow({})) as two:
-        await emit_until_read(log, one, preview)
-        await emit_until_read(log, two, preview)
-    record = one.of_kind("preview")[0]
+    async with reading(log.follow({})) as first_reader, reading(bench.log().follow({})) as second_reader:
+        await emit_until_read(log, first_reader, preview)
+        await emit_until_read(log, second_reader, preview)
+    record = first_reader.of_kind("preview")[0]
     assert read_record(record, {}, bench.settings.lane_names) == PreviewRead(preview)
 
 

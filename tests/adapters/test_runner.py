@@ -1,4 +1,4 @@
-"""What every Runner promises: on the twin, and over HTTP."""
+"""What every RunnerClient promises, on the twin and over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -46,9 +46,9 @@ def request(task_id: str = "1", **more: object) -> RunRequest:
     return RunRequest.model_validate({"task_id": task_id, "seed": 1, "scheduler": "euler"} | fields | more)
 
 
-async def frames(runner: RunnerClient, asked: RunRequest) -> list[Frame]:
+async def frames(runner: RunnerClient, run_request: RunRequest) -> list[Frame]:
     """All frames of one attempt."""
-    async with aclosing(runner.run(asked)) as run:
+    async with aclosing(runner.run(run_request)) as run:
         return [frame async for frame in run]
 
 
@@ -78,13 +78,13 @@ async def serve() -> AsyncIterator[Callable[..., object]]:
 def over_http(twin: MemoryRunner) -> Callable[[web.Request], object]:
     """The twin behind the wire contract, as a runner service speaks it."""
 
-    async def run(asked: web.Request) -> web.StreamResponse:
+    async def run(http_request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
-        async with aclosing(twin.run(RunRequest.model_validate_json(await asked.read()))) as stream:
+        async with aclosing(twin.run(RunRequest.model_validate_json(await http_request.read()))) as stream:
             try:
                 async for frame in stream:
                     if not answer.prepared:
-                        await answer.prepare(asked)
+                        await answer.prepare(http_request)
                     await answer.write(encode(frame))
             except (RunnerBusy, RunnerLoading, InvalidRequest) as error:
                 return web.json_response(error.problem(), status=error.status)
@@ -156,18 +156,18 @@ async def test_an_older_runner_is_described_by_its_card(serve: Callable[..., obj
 async def test_inputs_travel_as_frames_before_the_answer(serve: Callable[..., object]) -> None:
     received: list[Frame] = []
 
-    async def run(asked: web.Request) -> web.StreamResponse:
-        assert asked.content_type == FRAMES
-        received.extend(Decoder().feed(await asked.read()))
-        return await _stream(asked, ACCEPTED + encode(End()))
+    async def run(http_request: web.Request) -> web.StreamResponse:
+        assert http_request.content_type == FRAMES
+        received.extend(Decoder().feed(await http_request.read()))
+        return await _stream(http_request, ACCEPTED + encode(End()))
 
     runner = await serve(run)  # type: ignore[misc]
-    asked = request(inputs=["image", "mask"])
-    files = [Input(name=name, content_type="image/png", payload=name.encode() * 9) for name in asked.inputs]
-    async with aclosing(runner.run(asked, files)) as stream:
+    run_request = request(inputs=["image", "mask"])
+    files = [Input(name=name, content_type="image/png", payload=name.encode() * 9) for name in run_request.inputs]
+    async with aclosing(runner.run(run_request, files)) as stream:
         assert [frame.kind async for frame in stream] == ["accepted", "end"]
     first, *rest = received
-    assert RunRequest.model_validate_json(first.payload) == asked
+    assert RunRequest.model_validate_json(first.payload) == run_request
     assert rest == files
 
 
@@ -194,7 +194,7 @@ async def test_a_runner_that_still_loads_takes_nothing(
         await frames(runner, request())
 
 
-async def test_an_error_on_the_way_is_raised_as_what_it_is(
+async def test_an_error_frame_is_raised_as_its_own_error(
     pair: tuple[RunnerClient, MemoryRunner],
 ) -> None:
     runner, twin = pair
@@ -221,9 +221,9 @@ async def _silent(_: web.Request) -> web.Response:
     raise AssertionError
 
 
-async def _stream(asked: web.Request, data: bytes, then: float = 0.0) -> web.StreamResponse:
+async def _stream(http_request: web.Request, data: bytes, then: float = 0.0) -> web.StreamResponse:
     answer = web.StreamResponse()
-    await answer.prepare(asked)
+    await answer.prepare(http_request)
     await answer.write(data)
     await asyncio.sleep(then)
     return answer
@@ -233,8 +233,8 @@ async def _stream(asked: web.Request, data: bytes, then: float = 0.0) -> web.Str
     "data", [ACCEPTED, ACCEPTED + b"\xff" * 8, ACCEPTED + encode(Step(step=1, steps=2))[:-1], ACCEPTED + BAD_STEP]
 )
 async def test_a_stream_without_its_end_means_the_runner_is_lost(serve: Callable[..., object], data: bytes) -> None:
-    async def cut_off(asked: web.Request) -> web.StreamResponse:
-        return await _stream(asked, data)
+    async def cut_off(http_request: web.Request) -> web.StreamResponse:
+        return await _stream(http_request, data)
 
     runner = await serve(cut_off)  # type: ignore[misc]
     with pytest.raises(RunnerLost):
@@ -247,9 +247,9 @@ async def test_a_runner_that_does_not_accept_in_time_is_lost(
 ) -> None:
     monkeypatch.setattr(runner_client, "_ACCEPT_SECONDS", 0.2)
 
-    async def silent(asked: web.Request) -> web.StreamResponse:
+    async def silent(http_request: web.Request) -> web.StreamResponse:
         if answered:
-            return await _stream(asked, b"", then=60)
+            return await _stream(http_request, b"", then=60)
         await asyncio.sleep(60)
         raise AssertionError
 
@@ -264,8 +264,8 @@ async def test_an_accepted_task_may_take_longer_than_accepting_it(
 ) -> None:
     monkeypatch.setattr(runner_client, "_ACCEPT_SECONDS", 0.2)
 
-    async def slow(asked: web.Request) -> web.StreamResponse:
-        answer = await _stream(asked, ACCEPTED, then=0.5)
+    async def slow(http_request: web.Request) -> web.StreamResponse:
+        answer = await _stream(http_request, ACCEPTED, then=0.5)
         await answer.write(UNKNOWN + encode(End()))
         return answer
 
@@ -275,7 +275,7 @@ async def test_an_accepted_task_may_take_longer_than_accepting_it(
     ]  # type: ignore[misc]
 
 
-async def test_what_the_runner_refuses_keeps_its_code(
+async def test_a_refusal_of_the_runner_keeps_its_code(
     serve: Callable[..., object],
 ) -> None:
     async def refuse(_: web.Request) -> web.Response:
@@ -285,7 +285,7 @@ async def test_what_the_runner_refuses_keeps_its_code(
         await frames(await serve(refuse), request())  # type: ignore[misc]
 
 
-async def test_a_runner_that_is_not_there_is_lost() -> None:
+async def test_a_runner_that_cannot_be_reached_is_lost() -> None:
     async with runner_session() as session:
         runner = HttpRunner(f"http://127.0.0.1:{free_ports(1)[0]}", session)
         with pytest.raises(RunnerLost):

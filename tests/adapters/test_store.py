@@ -99,8 +99,8 @@ async def test_the_first_outcome_is_kept_and_every_later_writer_gets_it(store: I
 
 async def test_of_many_outcomes_written_at_once_one_is_kept_and_all_writers_get_it(store: ImageStore) -> None:
     racing = [outcome(IDS[0], status) for status in ("completed", "failed", "canceled", "expired")] * 2
-    answers: list[Outcome] = await asyncio.gather(*(store.put_outcome(one) for one in racing))
-    assert len({one.status for one in answers}) == 1
+    answers: list[Outcome] = await asyncio.gather(*(store.put_outcome(each) for each in racing))
+    assert len({answer.status for answer in answers}) == 1
     assert await store.get_outcome(IDS[0]) == answers[0]
 
 
@@ -189,8 +189,9 @@ async def test_during_an_outage_one_call_probes_and_the_others_fail_at_once(
 
 async def test_a_small_request_to_a_store_that_hangs_fails_within_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = S3Store(_settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}"))
-        async with asyncio.timeout(store._timeout + 1.5):
+        settings = _settings(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        store = S3Store(settings)
+        async with asyncio.timeout(settings.s3_timeout + 1.5):
             with pytest.raises(StoreUnavailable):
                 await store.get_outcome(IDS[0])
         store.close()

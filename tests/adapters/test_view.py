@@ -103,18 +103,18 @@ def as_written(events: list[Event]) -> list[Event]:
 
 
 def known(view: View) -> dict[str, object]:
-    """Everything it says about every task, except when it was updated."""
-    found = {task_id: view.get(task_id) for task_id in IDS}
+    """Everything that the view holds about every task, except the time of its last update."""
+    entries = {task_id: view.get(task_id) for task_id in IDS}
     return {
-        i: one
+        task_id: entry
         and (
-            one.task,
-            one.place,
-            one.state,
-            one.outcome,
-            one.refusal and one.refusal.problem(),
+            entry.task,
+            entry.place,
+            entry.state,
+            entry.outcome,
+            entry.refusal and entry.refusal.problem(),
         )
-        for i, one in found.items()
+        for task_id, entry in entries.items()
     }
 
 
@@ -153,7 +153,7 @@ def test_no_late_or_repeated_event_changes_an_ended_task(late: list[Event], stat
     before = known(view)
     changes = view.apply([on_events(10 + n, event) for n, event in enumerate(late)])
     assert known(view) == before
-    assert all(isinstance(one, EventChange) and one.before == one.after for one in changes)
+    assert all(isinstance(change, EventChange) and change.before == change.after for change in changes)
     view.close()
 
 
@@ -210,7 +210,7 @@ def test_a_view_continues_from_its_file(tmp_path: Path) -> None:
     assert known(again) == seen
     assert again.offsets() == offsets == {("models", 0): 1, (LANES[0], 0): 1, (LANES[1], 2): 5}
     assert again.models().keys() == {"sd-mini"}
-    assert [one.task_id for one in again.unfinished(2)] == [IDS[1]]
+    assert [entry.task_id for entry in again.unfinished(2)] == [IDS[1]]
     again.close()
 
 

@@ -66,7 +66,7 @@ def test_a_view_stopped_anywhere_and_opened_again_misses_nothing(log: dict[Part,
         stopped.close()
         again = View(Path(folder, "view.db"), LANES)
         offsets = again.offsets()
-        again.apply([one for part, kept in log.items() for one in kept[offsets.get(part, 0) :]])
+        again.apply([record for part, kept in log.items() for record in kept[offsets.get(part, 0) :]])
         assert known(again) == known(whole)
         assert again.offsets() == whole.offsets()
         again.close()
@@ -81,7 +81,7 @@ def test_a_partition_forgotten_and_read_again_is_the_same(log: dict[Part, list[R
     before, offsets = known(view), view.offsets()
     view.forget([0])
     assert all(view.get(task_id) is None for task_id in IDS if partition_of(task_id) == 0)
-    view.apply([one for (_, partition), kept in log.items() if partition == 0 for one in kept])
+    view.apply([record for (_, partition), kept in log.items() if partition == 0 for record in kept])
     assert known(view) == before
     # The models topic also has a partition 0. Its offset is not needed, because all cards are always read.
     assert {part: end for part, end in view.offsets().items() if part in log} == {

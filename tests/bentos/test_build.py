@@ -69,7 +69,7 @@ def test_the_gateways_bento_holds_files_beside_the_code_and_no_other_part():
 
 
 def test_a_runners_bento_holds_every_module_that_it_imports(cache: Path):
-    with build._staged(cache, "toy") as folder:
+    with build.staged(cache, "toy") as folder:
         staged = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         files = needed("bentos/runner.py")
         assert "runners/server.py" in files
@@ -77,7 +77,7 @@ def test_a_runners_bento_holds_every_module_that_it_imports(cache: Path):
 
 
 def test_a_runners_bento_holds_its_model_linked_and_no_other_part(cache: Path):
-    with build._staged(cache, "toy") as folder:
+    with build.staged(cache, "toy") as folder:
         assert (folder / "bento_model.txt").read_text() == "toy"
         weights = folder / "model_cache/toy/unet/weights.bin"
         assert weights.stat().st_ino == (cache / "toy/unet/weights.bin").stat().st_ino

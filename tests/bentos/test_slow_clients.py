@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or gone, on real sockets: they block nobody, and their connections are closed."""
+"""Slow, silent and vanished clients on real sockets: they block no other client, and their connections are closed."""
 
 import asyncio
 import contextlib
@@ -29,12 +29,12 @@ class Serving:
     """A gateway on a port."""
 
     def __init__(self, gateway: GatewayApp, server: uvicorn.Server) -> None:
-        """It already listens."""
+        """Take over a server that already listens."""
         self.gateway = gateway
         self.server = server
         self.port: int = server.servers[0].sockets[0].getsockname()[1]
         self.held: list[Any] = []
-        """Kept, because a writer that is collected closes its connection."""
+        """The writers are kept, because a writer that is garbage-collected closes its connection."""
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     @property
@@ -45,8 +45,8 @@ class Serving:
     def holds(self, writer: Any) -> bool:
         """Whether the server still has this client's connection."""
         me = writer.get_extra_info("sockname")
-        there = self.server.server_state.connections
-        return any(one.transport.get_extra_info("peername") == me for one in there)
+        connections = self.server.server_state.connections
+        return any(connection.transport.get_extra_info("peername") == me for connection in connections)
 
     async def connect(self, data: bytes = b"") -> tuple[asyncio.StreamReader, Any]:
         """A client with a small receive buffer that has sent this."""
@@ -112,7 +112,7 @@ async def test_a_client_that_sends_nothing_or_never_ends_its_headers_is_cut_off(
                     await asyncio.sleep(PATIENCE / 10)
 
         trickling = asyncio.ensure_future(trickle())
-        assert [await ended(one) for one in (silent, halfway, dripping)] == [b"", b"", b""]
+        assert [await ended(reader) for reader in (silent, halfway, dripping)] == [b"", b"", b""]
         await trickling
         await until(lambda: s.connections == 0)
 
@@ -174,7 +174,7 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
         me = never.get_extra_info("sockname")
         never.transport.pause_reading()
         await until(lambda: s.gateway.index.waiting == 1)
-        stuck = next(one for one in s.server.server_state.connections if one.transport.get_extra_info("peername") == me)
+        stuck = next(c for c in s.server.server_state.connections if c.transport.get_extra_info("peername") == me)
         most = 0
         steps = itertools.count(1)
         async with asyncio.timeout(60):
@@ -211,13 +211,13 @@ async def test_a_client_that_waits_patiently_is_not_cut_off() -> None:
 
 async def test_one_connection_too_many_is_answered_503() -> None:
     async with world() as w, serving(w) as s:
-        there = [await s.connect() for _ in range(Hasty.most)]
+        clients = [await s.connect() for _ in range(Hasty.most)]
         await until(lambda: s.connections == Hasty.most)
         reader, _ = await s.connect()
         answer = await ended(reader)
         assert b" 503 " in answer
         assert b"Retry-After" in answer
-        for _, writer in there:
+        for _, writer in clients:
             writer.close()
 
 

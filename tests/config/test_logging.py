@@ -17,7 +17,7 @@ RECORD = {"msg": "task %s started", "args": ("a1",), "levelname": "INFO", "name"
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger; what it was is put back, and handlers made meanwhile are closed."""
+    """The root logger. Its handlers and level are restored after the test, and new handlers are closed."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield root
@@ -33,7 +33,7 @@ def test_a_text_line_has_the_time_the_level_the_message_and_the_fields():
     assert line == "1970-01-01T00:00:00.500Z INFO task a1 started task_id=a1 attempt=2"
 
 
-def test_what_a_stranger_wrote_can_neither_end_a_log_line_nor_colour_it():
+def test_text_of_a_client_can_neither_end_a_log_line_nor_colour_it():
     record = logging.makeLogRecord({"msg": "dead letter", "reason": "x: \n2026 INFO forged\x1b[31m"})
     line = TextFormatter().format(record)
     assert "\n" not in line

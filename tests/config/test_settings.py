@@ -48,7 +48,7 @@ WRONG = {
     "log_format": ("xml", "text or json"),
     "log_level": ("LOUD", "DEBUG or INFO or WARNING or ERROR"),
 }
-"""A wrong value of each setting, and what its sentence says is allowed."""
+"""A wrong value of each setting, and what its sentence names as allowed."""
 FREE = {
     "kafka_bootstrap_servers", "kafka_group", "model_cache_dir", "model_name", "runner_urls", "api_keys_file",
     "view_path", "log_dir",
@@ -75,8 +75,8 @@ def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str) 
 
 
 def test_all_wrong_settings_are_named_at_once_and_right_ones_are_not() -> None:
-    said = sentence({"KAFKA_PARTITIONS": "x", "LOG_LEVEL": "INFO", "LANES": "a=1,b=x,c=y"})
-    assert said.splitlines() == [
+    text = sentence({"KAFKA_PARTITIONS": "x", "LOG_LEVEL": "INFO", "LANES": "a=1,b=x,c=y"})
+    assert text.splitlines() == [
         "A setting is wrong.",
         "  KAFKA_PARTITIONS='x': must be a whole number from 1 to 1,000.",
         "  LANES='a=1,b=x,c=y': must be name=weight separated by commas, each weight from 0.001 to 1,000.",
@@ -84,10 +84,10 @@ def test_all_wrong_settings_are_named_at_once_and_right_ones_are_not() -> None:
 
 
 def test_no_sentence_speaks_of_python() -> None:
-    said = sentence({name.upper(): value for name, (value, _) in WRONG.items()})
-    assert len(said.splitlines()) == 1 + len(WRONG)
+    text = sentence({name.upper(): value for name, (value, _) in WRONG.items()})
+    assert len(text.splitlines()) == 1 + len(WRONG)
     for word in ("Input", "Value error", "string", "pydantic", "type=", "tuple", "dict"):
-        assert word not in said
+        assert word not in text
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_lanes_are_read_in_their_order(value: str, lanes: dict[str, float]) -> N
         ("events=1", "(the service already has a topic named events)"),
     ],
 )
-def test_wrong_lanes_are_told_why(value: str, reason: str) -> None:
+def test_the_sentence_about_wrong_lanes_gives_the_reason(value: str, reason: str) -> None:
     assert sentence({"LANES": value}).endswith(f"{reason}.")
 
 

@@ -17,7 +17,7 @@ def models() -> Path:
 
 @pytest.fixture(scope="session")
 def stack(kafka: Any, s3: Any, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A namespace of its own on the real broker and the real store."""
+    """The parts of the service with their own namespace on the real broker and the real store."""
     stack = Stack(kafka.bootstrap, s3.env, models, tmp_path_factory.mktemp("stack"))
     stack.provision()
     with stack.running():
@@ -50,7 +50,7 @@ def consumer(stack: Stack, sd_runner: Process, flux_runner: Process) -> Process:
 
 @pytest.fixture(scope="session")
 def api(gateway: Process, consumer: Process, sd_runner: Process, flux_runner: Process) -> Api:
-    """The service, ready."""
+    """A client of the service, once every part is ready."""
     for part in (sd_runner, flux_runner, consumer, gateway):
         part.wait_until_ready()
     api = Api(gateway.url)

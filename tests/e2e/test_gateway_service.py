@@ -1,4 +1,4 @@
-"""The gateway as a process: what becomes of callers when it is told to end."""
+"""The gateway as a process: what its callers get when it shuts down."""
 
 import asyncio
 import time
@@ -18,30 +18,30 @@ async def _publish(stack: Stack, model: str) -> None:
     await log.close()
 
 
-def test_a_gateway_told_to_end_answers_who_waits_and_is_gone_soon(stack: Stack):
-    asyncio.run(_publish(stack, "nobody-runs-this"))
+def test_a_gateway_that_shuts_down_answers_waiting_callers_and_ends_soon(stack: Stack):
+    asyncio.run(_publish(stack, "model-without-a-runner"))
     gateway = stack.gateway(GATEWAY_NOTICE="1").wait_until_ready()
     api = Api(gateway.url)
-    until(lambda: "nobody-runs-this" in httpx.get(f"{gateway.url}/models").text, what="the model known")
+    until(lambda: "model-without-a-runner" in httpx.get(f"{gateway.url}/models").text, what="the model known")
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(api.post, {"model_name": "nobody-runs-this", "prompt": "a ring"}, Prefer="wait=60")
+        request = pool.submit(api.post, {"model_name": "model-without-a-runner", "prompt": "a ring"}, Prefer="wait=60")
         until(
             lambda: "ai_image_gen_waiting_callers 1.0" in httpx.get(f"{gateway.url}/metrics").text,
             what="a waiting caller",
         )
         began = time.monotonic()
         gateway.terminate(15)
-        answer = asked.result(1)
+        answer = request.result(1)
     assert time.monotonic() - began < 10
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
 
 
 def test_a_second_signal_ends_a_gateway_at_once_and_its_worker_with_it(stack: Stack):
-    asyncio.run(_publish(stack, "nobody-runs-this"))  # a gateway that knows no model is not ready
+    asyncio.run(_publish(stack, "model-without-a-runner"))  # a gateway that knows no model is not ready
     gateway = stack.gateway(GATEWAY_NOTICE="300").wait_until_ready()
-    family = gateway.processes()
+    processes = gateway.processes()
     gateway.ask_to_end()
     until(lambda: httpx.get(f"{gateway.url}/readyz").status_code == 503, what="it is not ready")
     assert httpx.get(f"{gateway.url}/livez").headers["connection"] == "close"
     assert gateway.terminate(10) != 0
-    assert not any(process.is_running() and process.status() != "zombie" for process in family)
+    assert not any(process.is_running() and process.status() != "zombie" for process in processes)

@@ -23,10 +23,12 @@ def guarded(stack: Stack, api: Api, keys_file: Path) -> Process:
     return stack.gateway(API_KEYS_FILE=str(keys_file)).wait_until_ready()
 
 
-def test_a_user_gets_the_picture_and_another_learns_nothing_of_it(guarded: Process, keys_file: Path, stack: Stack):
+def test_a_user_gets_the_image_and_another_user_learns_nothing_of_the_task(
+    guarded: Process, keys_file: Path, stack: Stack
+):
     alice, alices = new_key("alice")
     bob, bobs = new_key("bob", ["batch_task"], ["flux-mini"])
-    # While it runs: nobody restarts anything.
+    # The gateway reads the file while it runs: no restart is needed.
     keys_file.write_text("".join(f"{line.model_dump_json(exclude_none=True)}\n" for line in (alices, bobs)))
     body = {"model_name": "sd-mini", "prompt": "a red circle on a blue background"}
     wait = {"Prefer": "wait=60", "Accept": "image/*"}
@@ -50,7 +52,7 @@ def test_a_user_gets_the_picture_and_another_learns_nothing_of_it(guarded: Proce
     assert not any(alice.rpartition("_")[2] in log.read_text() for log in written)
 
 
-def test_no_part_listens_on_more_than_this_machine_unless_told_so(guarded: Process, stack: Stack):
+def test_by_default_every_part_listens_on_loopback_alone(guarded: Process, stack: Stack):
     running = [part for part in stack.parts if part.exit_code is None]
     assert guarded in running
     for part in running:

@@ -1,10 +1,11 @@
-"""What a task lives through: parts killed, parts added, while it runs."""
+"""Parts are killed, shut down and added while tasks run."""
 
 import httpx
 
 from tests.support.stack import Api, Process, Stack, until
 
 LONG = {"steps": 150, "num_images": 4}
+"""The miniatures draw one size, so more images make a long task."""
 
 
 def test_a_runner_killed_mid_task_costs_one_attempt_and_the_task_ends_once(api: Api, sd_runner: Process):
@@ -25,11 +26,11 @@ def test_a_consumer_killed_mid_task_loses_nothing(api: Api, consumer: Process):
     consumer.kill()
     meanwhile = api.submit(image_params={"steps": 2})
     consumer.start().wait_until_ready()
-    for one in (task, *waiting, meanwhile):
-        assert api.reached(one, "completed", "failed", seconds=120)["status"] == "completed"
+    for task_id in (task, *waiting, meanwhile):
+        assert api.reached(task_id, "completed", "failed", seconds=120)["status"] == "completed"
 
 
-def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs(api: Api, consumer: Process):
+def test_a_cancel_stops_an_attempt_of_a_consumer_process_that_shuts_down(api: Api, consumer: Process):
     task = api.submit(image_params=LONG)
     api.stepping(task)
     consumer.ask_to_end()
@@ -40,7 +41,7 @@ def test_a_cancel_reaches_what_a_consumer_that_is_told_to_end_still_runs(api: Ap
     consumer.start().wait_until_ready()
 
 
-def test_a_second_consumer_that_joins_and_leaves_mid_task_makes_nothing_run_twice(
+def test_a_second_consumer_that_joins_and_leaves_mid_task_runs_no_task_twice(
     api: Api, stack: Stack, consumer: Process, sd_runner: Process, flux_runner: Process
 ):
     tasks = [

@@ -1,4 +1,4 @@
-"""The main job, as a person uses it: real broker, real store, real models."""
+"""The life of a task as a user sees it: real broker, real store, real models."""
 
 import io
 import json
@@ -13,13 +13,14 @@ from PIL import Image
 from tests.support.stack import Api, Process, Stack, until
 
 LONG = {"steps": 150, "num_images": 4}
+"""The miniatures draw one size, so more images make a long task."""
 
 
-@pytest.mark.parametrize(("model", "asked"), [("sd-mini", "sd-mini"), ("flux-mini", "flux-1-dev")])
-def test_a_prompt_becomes_a_picture_that_carries_its_parameters(api: Api, model: str, asked: str):
+@pytest.mark.parametrize(("model", "name"), [("sd-mini", "sd-mini"), ("flux-mini", "flux-1-dev")])
+def test_a_prompt_becomes_a_picture_that_carries_its_parameters(api: Api, model: str, name: str):
     answer = api.post(
         {
-            "model_name": asked,
+            "model_name": name,
             "prompt": "a red circle on a blue background",
             "negative_prompt": "a green background",
             "image_params": {"width": 64, "height": 64, "steps": 6, "seed": 7},
@@ -29,29 +30,29 @@ def test_a_prompt_becomes_a_picture_that_carries_its_parameters(api: Api, model:
         }
     )
     assert answer.status_code == 202, answer.text
-    ticket = answer.json()
-    assert answer.headers["location"].endswith(f"/check_status/{ticket['task_id']}")
-    status = api.reached(ticket["task_id"], "completed", "failed")
+    accepted = answer.json()
+    assert answer.headers["location"].endswith(f"/check_status/{accepted['task_id']}")
+    status = api.reached(accepted["task_id"], "completed", "failed")
     assert status["status"] == "completed", status
     assert status["seed"] == 7
     assert status["progress"] == {"step": 6, "steps": 6}
     assert status["model_name"] == model
-    assert status["alias"] == (None if asked == model else asked)
+    assert status["alias"] == (None if name == model else name)
     assert all(status["timings"][stage] is not None for stage in ("queued", "loading", "generating", "storing"))
-    got = api.image(ticket["task_id"])
-    assert got.headers["content-type"] == "image/png"
-    picture = Image.open(io.BytesIO(got.content))
+    image = api.image(accepted["task_id"])
+    assert image.headers["content-type"] == "image/png"
+    picture = Image.open(io.BytesIO(image.content))
     assert picture.size == (64, 64)
     parameters = picture.info["parameters"]
     assert "a red circle on a blue background" in parameters
     assert "Negative prompt: a green background" in parameters
     assert "Seed: 7" in parameters
-    assert ticket["task_id"] in json.dumps({key: str(value) for key, value in picture.info.items()})
-    if asked != model:
-        assert asked in json.dumps({key: str(value) for key, value in picture.info.items()})
+    assert accepted["task_id"] in json.dumps({key: str(value) for key, value in picture.info.items()})
+    if name != model:
+        assert name in json.dumps({key: str(value) for key, value in picture.info.items()})
 
 
-def test_a_waiting_caller_gets_the_pictures_bytes_as_from_a_plain_image_server(api: Api):
+def test_a_request_that_waits_gets_the_bytes_of_the_image(api: Api):
     answer = api.post(
         {"model_name": "sd-mini", "prompt": "a star", "image_params": {"steps": 4, "format": "webp"}},
         Prefer="wait=30",
@@ -135,7 +136,7 @@ def test_a_task_written_to_the_lane_is_done_and_nonsense_is_a_dead_letter(api: A
     assert headers["kafka_dlt-exception-message"]
 
 
-def test_what_can_be_asked_is_listed_and_an_alias_is_stated(api: Api):
+def test_every_model_is_listed_and_an_alias_names_its_model(api: Api):
     models = {model["model_name"]: model for model in httpx.get(f"{api.url}/models").json()["models"]}
     assert {"sd-mini", "flux-mini", "flux-1-dev", "stable-diffusion-v1-5"} <= models.keys()
     assert models["flux-1-dev"]["alias_of"] == "flux-mini"

@@ -1,5 +1,7 @@
-"""Every part is replaced under load, as platforms do it: start the new one, wait until it is ready, SIGTERM the old one.
-No request fails, and no attempt is wasted."""
+"""Every part is replaced under load as platforms do it: start the new one, wait until it is ready, SIGTERM the old one.
+
+No request fails, and no attempt is wasted.
+"""
 
 import itertools
 import json
@@ -25,19 +27,19 @@ PROBE_SECONDS = 0.25
 
 
 class Balancer:
-    """What stands before gateways: sends each request to one that said it is ready, never one twice."""
+    """A load balancer before the gateways: it sends each request to a gateway that was ready and never repeats one."""
 
     def __init__(self, *urls: str) -> None:
-        """Behind it are these from the start."""
+        """Balance between these gateways, which count as ready at first."""
         self.urls = list(urls)
         self._ready: list[str] = list(urls)
 
     def probe(self) -> None:
-        """Ask everyone whether it is ready."""
+        """Check which gateways are ready."""
         self._ready = [url for url in self.urls if _is_ready(url)]
 
     def url(self) -> str:
-        """One of those that are; any of them while none is, as load balancers do."""
+        """The URL of a ready gateway; of any gateway while none is ready, as load balancers do."""
         return random.choice(self._ready or self.urls)
 
 
@@ -50,7 +52,7 @@ def _is_ready(url: str) -> bool:
 
 @dataclass
 class RestartLoad:
-    """Users at work, until told to stop."""
+    """The requests of several users until `stopped` is set."""
 
     balancer: Balancer
     tasks: set[str] = field(default_factory=set)
@@ -60,9 +62,9 @@ class RestartLoad:
 
     @contextmanager
     def running(self) -> Iterator["RestartLoad"]:
-        """The load, in threads of its own."""
-        work = [self._probe, self._waits, self._listens, *[self._asks] * USERS]
-        threads = [threading.Thread(target=self._for_ever, args=(one,)) for one in work]
+        """Run the load in its own threads until the end of the block."""
+        work = [self._probe, self._submit_and_wait, self._submit_and_follow, *[self._submit_and_poll] * USERS]
+        threads = [threading.Thread(target=self._repeat, args=(action,)) for action in work]
         for thread in threads:
             thread.start()
         try:
@@ -72,7 +74,7 @@ class RestartLoad:
             for thread in threads:
                 thread.join(120)
 
-    def _for_ever(self, work: Callable[[httpx.Client], None]) -> None:
+    def _repeat(self, work: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(timeout=60) as client:
             while not self.stopped.is_set():
                 try:
@@ -96,67 +98,67 @@ class RestartLoad:
         self.tasks.add(answer.json()["task_id"])
         return str(answer.json()["task_id"])
 
-    def _asks(self, client: httpx.Client) -> None:
+    def _submit_and_poll(self, client: httpx.Client) -> None:
         task_id = self._submit(client, 4)
         while self._call(client, "GET", f"/check_status/{task_id}", 200).json()["status"] in ("queued", "running"):
             time.sleep(0.25)
         self._call(client, "GET", f"/get_image/{task_id}", 200)
 
-    def _waits(self, client: httpx.Client) -> None:
+    def _submit_and_wait(self, client: httpx.Client) -> None:
         task_id = self._submit(client, 40, Prefer="wait=30")
         while self._call(client, "GET", f"/check_status/{task_id}", 200, headers={"Prefer": "wait=30"}).json()[
             "status"
         ] in ("queued", "running"):
             time.sleep(0.05)
 
-    def _listens(self, client: httpx.Client) -> None:
+    def _submit_and_follow(self, client: httpx.Client) -> None:
         task_id = self._submit(client, 40)
-        told: list[str] = []
-        while "event: end" not in told:
+        lines: list[str] = []
+        while "event: end" not in lines:
             with client.stream("GET", f"{self.balancer.url()}/events/{task_id}") as answer:
                 assert answer.status_code == 200
-                told = [line for line in answer.iter_lines() if line]
-            assert "event: end" in told or told[-1] == ": this gateway is about to end; connect again", told[-3:]
+                lines = [line for line in answer.iter_lines() if line]
+            assert "event: end" in lines or lines[-1] == ": this gateway is about to end; connect again", lines[-3:]
             self.requests["events"] += 1
             time.sleep(0.05)
 
 
 @pytest.fixture
-def own(kafka: Any, s3: Any, models: Path, tmp_path: Path) -> Iterator[Stack]:
-    """A namespace of its own."""
-    own = Stack(kafka.bootstrap, s3.env, models, tmp_path, settings={"GATEWAY_NOTICE": NOTICE})
-    own.provision()
-    with own.running():
-        yield own
+def own_stack(kafka: Any, s3: Any, models: Path, tmp_path: Path) -> Iterator[Stack]:
+    """A stack with its own namespace."""
+    own_stack = Stack(kafka.bootstrap, s3.env, models, tmp_path, settings={"GATEWAY_NOTICE": NOTICE})
+    own_stack.provision()
+    with own_stack.running():
+        yield own_stack
 
 
 def events(stack: Stack) -> list[dict[str, Any]]:
-    """Everything in the events topic."""
+    """Every record of the events topic."""
     topic = f"{stack.prefix}.events"
     reader = Consumer({"bootstrap.servers": stack.bootstrap, "group.id": "reads-all", "enable.partition.eof": True})
     try:
         parts = [TopicPartition(topic, p, OFFSET_BEGINNING) for p in reader.list_topics(topic).topics[topic].partitions]
         reader.assign(parts)
-        found, ended = [], 0
+        read, ended = [], 0
         while ended < len(parts):
             message = reader.poll(10)
             assert message is not None
             if message.error() is not None:
                 ended += 1
             else:
-                found.append(json.loads(message.value() or b"{}"))
-        return found
+                read.append(json.loads(message.value() or b"{}"))
+        return read
     finally:
         reader.close()
 
 
 def ready(part: Process) -> Process:
-    """The part, ready: started beside a load, it takes longer than alone."""
+    """Wait until the part is ready: beside the load it needs longer than alone."""
     return part.wait_until_ready(300)
 
 
 def end(part: Process) -> float:
-    """SIGTERM; the seconds until it has ended, which must be in order."""
+    """Send SIGTERM. Returns the seconds until the part has ended; its exit code must be 0."""
     began = time.monotonic()
     code = part.terminate(60)
     assert code == 0, f"{part.name} ended with {code}:\n{part.log.read_text()[-3000:]}"
@@ -164,10 +166,10 @@ def end(part: Process) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(own: Stack):
-    runner, next_runner = own.runner("sd-mini"), own.runner("sd-mini")
-    gateway, consumer = own.gateway(), own.consumer(runner, next_runner)
-    next_runner.kill()  # only its address is needed yet
+def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(own_stack: Stack):
+    runner, next_runner = own_stack.runner("sd-mini"), own_stack.runner("sd-mini")
+    gateway, consumer = own_stack.gateway(), own_stack.consumer(runner, next_runner)
+    next_runner.kill()  # only its address is needed for now
     for part in (runner, consumer, gateway):
         ready(part)
     until(lambda: "sd-mini" in httpx.get(f"{gateway.url}/models").text, what="the model known")
@@ -179,10 +181,10 @@ def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(
         until(lambda: f"runner {next_runner.url} serves" in consumer.log.read_text(), what="the new runner known")
         seconds["runner"] = end(runner)
 
-        next_consumer = ready(own.consumer(runner, next_runner))
+        next_consumer = ready(own_stack.consumer(runner, next_runner))
         seconds["consumer"] = end(consumer)
 
-        next_gateway = ready(own.gateway())
+        next_gateway = ready(own_stack.gateway())
         load.balancer.urls.append(next_gateway.url)
         seconds["gateway"] = end(gateway)
         load.balancer.urls.remove(gateway.url)
@@ -192,12 +194,12 @@ def test_replacing_every_part_under_load_fails_no_request_and_wastes_no_attempt(
     assert load.failures == []
     ended = Counter(_ended(next_gateway, task_id) for task_id in load.tasks)
     assert ended == {"completed": len(load.tasks)}
-    told = events(own)
-    started = Counter((event["task_id"], event["attempt"]) for event in told if event["kind"] == "started")
+    all_events = events(own_stack)
+    started = Counter((event["task_id"], event["attempt"]) for event in all_events if event["kind"] == "started")
     assert started == Counter(itertools.product(load.tasks, [1]))
-    assert not [event for event in told if event["kind"] == "released"]
+    assert not [event for event in all_events if event["kind"] == "released"]
     assert next_consumer.died() is None
-    print({**load.requests}, {name: round(took, 2) for name, took in seconds.items()})
+    print({**load.requests}, {name: round(duration, 2) for name, duration in seconds.items()})
 
 
 def _ended(gateway: Process, task_id: str) -> str:

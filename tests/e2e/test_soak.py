@@ -18,6 +18,6 @@ def test_a_minute_of_kills_loses_nothing_doubles_nothing_and_leaves_nothing_runn
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     ran = subprocess.run([*command, "--json", str(figures)], cwd=ROOT, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-4000:]
-    counted = json.loads(figures.read_text())
-    assert counted["kill -9 in all"] == 10
-    assert counted["tasks by outcome"]["completed"] > 0
+    counts = json.loads(figures.read_text())
+    assert counts["kill -9 in all"] == 10
+    assert counts["tasks by outcome"]["completed"] > 0

@@ -1,4 +1,4 @@
-"""What was asked for is what is drawn: the pictures of the real models, looked at by the judge."""
+"""The images of the real models show what their prompts name, according to the judge model."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -15,38 +15,38 @@ MODELS = ("sd-mini", "flux-mini")
 
 
 def drawn(api: Api, model: str, prompt: str, seed: int = 7, **more: Any) -> Image.Image:
-    """The picture of one request that waits for it."""
+    """Submit one request, wait for it and return its image."""
     body = {"model_name": model, "prompt": prompt, "image_params": {"seed": seed}, **more}
     answer = api.post(body, Prefer="wait=60", Accept="image/*")
     assert answer.status_code == 200, answer.text
     return Image.open(io.BytesIO(answer.content)).convert("RGB")
 
 
-def together(api: Api, *asked: dict[str, Any]) -> list[Image.Image]:
-    """The pictures of requests sent at the same moment: they share the runner's steps."""
-    with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(lambda one: drawn(api, **one), asked))
+def together(api: Api, *requests: dict[str, Any]) -> list[Image.Image]:
+    """The images of requests that are sent at the same moment, so that they share the runner's steps."""
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(lambda request: drawn(api, **request), requests))
 
 
-def apart(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two pictures, of 255."""
-    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+def difference(image: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two images, of 255."""
+    return float(np.abs(np.asarray(image, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_red_circle_on_blue_is_seen(api: Api, model: str):
-    found = look(drawn(api, model, "a large red circle on a blue background"))
-    assert (found.colour, found.shape, found.background) == ("red", "circle", "blue")
+def test_a_red_circle_on_blue_is_drawn(api: Api, model: str):
+    scene = look(drawn(api, model, "a large red circle on a blue background"))
+    assert (scene.colour, scene.shape, scene.background) == ("red", "circle", "blue")
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_tasks_that_share_a_batch_get_each_their_own_picture(api: Api, model: str):
-    wanted = [("green", "square", "white"), ("yellow", "cross", "purple"), ("white", "triangle", "red")]
+    scenes = [("green", "square", "white"), ("yellow", "cross", "purple"), ("white", "triangle", "red")]
     pictures = together(
         api,
-        *({"model": model, "prompt": f"a large {c} {s} at the center on a {b} background"} for c, s, b in wanted),
+        *({"model": model, "prompt": f"a large {c} {s} at the center on a {b} background"} for c, s, b in scenes),
     )
-    assert [(s.colour, s.shape, s.background) for s in map(look, pictures)] == wanted
+    assert [(s.colour, s.shape, s.background) for s in map(look, pictures)] == scenes
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -58,12 +58,12 @@ def test_a_lora_changes_its_own_row_and_not_the_one_beside_it(api: Api, model: s
         {"model": model, "prompt": prompt},
         {"model": model, "prompt": prompt, "loras": [{"name": "night", "weight": 1.0}]},
     )
-    assert apart(plain, alone) < 1
+    assert difference(plain, alone) < 1
     assert (look(plain).night, look(night).night) == (False, True)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_negative_prompt_leads_away_from_what_it_names(api: Api, model: str):
+def test_a_negative_prompt_avoids_what_it_names(api: Api, model: str):
     prompt = "a large circle on a white background"
     named = look(drawn(api, model, prompt)).colour
     assert look(drawn(api, model, prompt, negative_prompt=f"a {named} shape")).colour != named
@@ -73,5 +73,5 @@ def test_a_negative_prompt_leads_away_from_what_it_names(api: Api, model: str):
 def test_a_seed_gives_the_same_picture_again_and_another_seed_another(api: Api, model: str):
     prompt = "a star on a black background"
     first = drawn(api, model, prompt, seed=1)
-    assert apart(drawn(api, model, prompt, seed=1), first) < 1
-    assert apart(drawn(api, model, prompt, seed=2), first) > 3
+    assert difference(drawn(api, model, prompt, seed=1), first) < 1
+    assert difference(drawn(api, model, prompt, seed=2), first) > 3

@@ -1,4 +1,4 @@
-"""Importing any module of ours starts nothing: no thread, no process, no open port."""
+"""Importing a module of the project starts nothing: no thread, no process, no open port."""
 
 import subprocess
 import sys

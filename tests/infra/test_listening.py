@@ -1,4 +1,4 @@
-"""Who can reach the parts of `make run`."""
+"""The addresses on which the parts of `make run` listen."""
 
 from pathlib import Path
 
@@ -9,10 +9,12 @@ from infra.local.servers import HOST
 
 
 def hosts(settings: Settings, home: Path) -> dict[str, str]:
-    """Where each service and the consumer listen."""
+    """The host on which each service and the consumer listen, by part."""
     parts = [part for row in process_table(settings, home, place(["sd-mini"], {}, "", ()), ()) for part in row]
-    told = {part.name: part.command[part.command.index("--host") + 1] for part in parts if "--host" in part.command}
-    return told | {part.name: part.env["LISTEN_HOST"] for part in parts if part.name == "consumer"}
+    hosts_of_services = {
+        part.name: part.command[part.command.index("--host") + 1] for part in parts if "--host" in part.command
+    }
+    return hosts_of_services | {part.name: part.env["LISTEN_HOST"] for part in parts if part.name == "consumer"}
 
 
 def test_every_part_listens_on_loopback_and_the_setting_moves_the_gateway_alone(tmp_path: Path) -> None:

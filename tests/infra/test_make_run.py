@@ -1,4 +1,4 @@
-"""What `make run` decides before it starts anything."""
+"""The checks and decisions of `make run` before it starts anything."""
 
 import shutil
 import socket
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a folder of its own, on ports nobody uses: `make run` may be up beside the tests."""
+    """Use a new folder and unused ports: `make run` may run beside the tests."""
     monkeypatch.chdir(tmp_path)
     for name in PORTS:
         monkeypatch.setenv(name, "0")
@@ -85,13 +85,13 @@ def test_a_miniature_stands_in_only_for_a_model_that_is_missing(
 
 
 @pytest.mark.parametrize("value", ["http", "-1", "70000", "80.5"])
-def test_a_port_that_is_none_is_one_sentence(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_invalid_port_is_one_sentence(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("GATEWAY_PORT", value)
     with pytest.raises(SystemExit, match=rf"GATEWAY_PORT must be a port, a number up to 65535, not '{value}'"):
         make_run.check_machine(runners=0)
 
 
-def test_a_log_that_nobody_reads_any_more_ends_the_run_as_a_closed_terminal_does() -> None:
+def test_a_closed_reader_of_the_log_ends_the_run_as_a_closed_terminal_does() -> None:
     code = (
         "import signal, sys\n"
         "from infra.local.__main__ import say\n"
@@ -106,5 +106,5 @@ def test_a_log_that_nobody_reads_any_more_ends_the_run_as_a_closed_terminal_does
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, said = process.communicate(b"\n", timeout=30)
-    assert (process.returncode, said) == (0, b"hung up\n")
+    _, output = process.communicate(b"\n", timeout=30)
+    assert (process.returncode, output) == (0, b"hung up\n")

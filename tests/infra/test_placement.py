@@ -32,7 +32,7 @@ def parts(home: Path, runners: list[Placement]) -> dict[str, Part]:
 
 
 def seen_by(part: Part) -> dict[str, str]:
-    """The environment that a process of the part really gets."""
+    """The environment that a process of the part gets."""
     command = [sys.executable, "-c", ENVIRONMENT]
     done = subprocess.run(command, env=part.environment("test"), capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
@@ -88,7 +88,7 @@ def test_a_stand_in_is_meant_where_the_model_it_stands_for_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "sentence"),
+    ("value", "sentence"),
     [
         ("flux-1-dev", "RUNNERS must be model=n separated by commas, each n a whole number from 1 to 64, not"),
         ("flux-1-dev=0", "whole number from 1 to 64, not 'flux-1-dev=0'"),
@@ -98,9 +98,9 @@ def test_a_stand_in_is_meant_where_the_model_it_stands_for_is_named() -> None:
         ("sd-mini=5", "RUNNERS=sd-mini=5 asks for 5 GPUs, one for each runner; there are 4: 0, 1, 2, 3."),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_the_setting(wanted: str, sentence: str) -> None:
+def test_a_wrong_value_is_one_sentence_that_names_the_setting(value: str, sentence: str) -> None:
     with pytest.raises(ValueError, match="RUNNERS") as error:
-        place(MODELS, {}, wanted, GPUS)
+        place(MODELS, {}, value, GPUS)
     assert sentence in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""A part is ended with all it started, also in the instant it is born."""
+"""A part ends together with every process that it started, even right after its start."""
 
 import signal
 import time
@@ -19,7 +19,7 @@ def process(tmp_path: Path, code: str, **more: object) -> Process:
     return Process(Part("p", ("python", "-c", code), **more), tmp_path / "p.txt")  # type: ignore[arg-type]
 
 
-def test_a_part_killed_the_instant_it_was_started_is_gone(tmp_path: Path):
+def test_a_part_killed_right_after_its_start_leaves_no_process(tmp_path: Path):
     part = process(tmp_path, LEAVES_ITS_SESSION)
     for _ in range(30):
         part.start()
@@ -45,7 +45,7 @@ def test_a_part_that_ends_by_itself_is_noticed_and_one_that_was_killed_is_not(tm
 def test_a_part_whose_worker_died_is_noticed(tmp_path: Path):
     part = process(tmp_path, LEAVES_ITS_SESSION, by_worker=True).start()
     until(lambda: len(part.processes()) == 2 and not part.died(), what="the worker is there")
-    (worker,) = (one for one in part.processes() if one.ppid() in {other.pid for other in part.processes()})
+    (worker,) = (child for child in part.processes() if child.ppid() in {other.pid for other in part.processes()})
     worker.kill()
     assert until(part.died, what="the worker has died") == "with its worker process"
     part.kill()
@@ -79,7 +79,7 @@ def test_a_signal_reaches_every_process_of_a_part(tmp_path: Path):
     part = process(tmp_path, LEAVES_ITS_SESSION).start()
     until(lambda: len(part.processes()) == 2, what="both there")
     part.signal(signal.SIGSTOP)
-    until(lambda: {one.status() for one in part.processes()} == {psutil.STATUS_STOPPED}, what="both stopped")
+    until(lambda: {each.status() for each in part.processes()} == {psutil.STATUS_STOPPED}, what="both stopped")
     began = time.monotonic()
     part.kill()
     assert time.monotonic() - began < 10

@@ -1,4 +1,4 @@
-"""The locks hold on every Python and system we support, and the environment is what they say, in whatever order."""
+"""The locks fit every supported Python and system, and the environment is the same in any order of installation."""
 
 import csv
 import importlib.metadata
@@ -47,9 +47,9 @@ def locked(lock: str) -> list[Requirement]:
 
 def installed(lock: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The version of each package that a lock installs in an environment."""
-    wanted = [entry for entry in locked(lock) if entry.marker is None or entry.marker.evaluate(dict(environment))]
-    versions = {entry.name: str(entry.specifier).removeprefix("==") for entry in wanted}
-    assert len(versions) == len(wanted), "a package is named twice"
+    applicable = [entry for entry in locked(lock) if entry.marker is None or entry.marker.evaluate(dict(environment))]
+    versions = {entry.name: str(entry.specifier).removeprefix("==") for entry in applicable}
+    assert len(versions) == len(applicable), "a package is named twice"
     return versions
 
 
@@ -80,7 +80,7 @@ def test_a_lock_holds_what_pyproject_asks_for_on_every_python_and_system(lock: s
     direct = [Requirement(line) for line in itertools.chain(PROJECT["dependencies"], *extras)]
     for environment in environments():
         versions = installed(lock, environment)
-        assert [str(wanted) for wanted in direct if not wanted.specifier.contains(versions[wanted.name])] == []
+        assert [str(needed) for needed in direct if not needed.specifier.contains(versions[needed.name])] == []
 
 
 @pytest.mark.parametrize("lock", ["gateway", "runner"])

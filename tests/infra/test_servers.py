@@ -1,4 +1,4 @@
-"""The local Kafka and S3 are the real things and keep what the project relies on."""
+"""The local Kafka and S3 servers have the features that the project needs."""
 
 import uuid
 from typing import Any
@@ -9,14 +9,14 @@ from botocore.exceptions import ClientError
 from confluent_kafka.admin import AdminClient, NewTopic
 
 
-def test_the_broker_makes_topics(kafka: Any) -> None:
+def test_the_broker_creates_topics(kafka: Any) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     name = f"t{uuid.uuid4().hex[:8]}"
     admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])[name].result(10)
     assert len(admin.list_topics(name, timeout=10).topics[name].partitions) == 3
 
 
-def test_the_store_writes_an_object_once(s3: Any) -> None:
+def test_the_store_honours_if_none_match(s3: Any) -> None:
     client = boto3.client(
         "s3",
         endpoint_url=s3.endpoint_url,

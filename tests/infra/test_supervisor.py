@@ -1,4 +1,4 @@
-"""Processes are started when they can be, stopped in order, and none is left behind."""
+"""Parts start when what they need is ready, stop in order and leave no process behind."""
 
 import asyncio
 import contextlib
@@ -27,8 +27,8 @@ WORKER_IN_ITS_OWN_SESSION = (
 )
 
 
-class Heard:
-    """What the parts said, in order."""
+class PartOutput:
+    """The lines that the parts wrote, in order."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -36,13 +36,13 @@ class Heard:
     def __call__(self, name: str, line: str) -> None:
         self.lines.append((name, line))
 
-    def says(self, name: str, line: str) -> bool:
+    def has(self, name: str, line: str) -> bool:
         return (name, line) in self.lines
 
 
 @contextlib.asynccontextmanager
-async def supervised(heard: Heard, rows: Sequence[Sequence[Part]]) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(rows, heard)
+async def supervised(output: PartOutput, rows: Sequence[Sequence[Part]]) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(rows, output)
     try:
         yield supervisor
     finally:
@@ -54,9 +54,9 @@ async def start_and_watch(supervisor: Supervisor) -> None:
     await supervisor.watch()
 
 
-def python(name: str, code: str, *args: str, heard: Heard | None = None, after: tuple[str, ...] = ()) -> Part:
-    """A part that goes on; ready once it has said hello, or at once where nobody listens."""
-    ready = (lambda: heard.says(name, "hello")) if heard else (lambda: True)
+def python(name: str, code: str, *args: str, output: PartOutput | None = None, after: tuple[str, ...] = ()) -> Part:
+    """A part that runs until it is stopped. With `output` it is ready once it has written hello, otherwise at once."""
+    ready = (lambda: output.has(name, "hello")) if output else (lambda: True)
     return Part(name, ("python", "-c", code, *args), after=after, ready=ready, grace=3)
 
 
@@ -74,17 +74,17 @@ def test_a_part_waits_for_what_it_needs() -> None:
 
 
 async def test_parts_start_when_what_they_need_is_ready_and_stop_in_reverse_rows() -> None:
-    heard = Heard()
+    output = PartOutput()
     rows = [
-        [python("broker", SAY_BYE, heard=heard)],
+        [python("broker", SAY_BYE, output=output)],
         [job("topics", "print('made', end='')", after=("broker",))],
-        [python("gateway", SAY_BYE, heard=heard, after=("topics",))],
+        [python("gateway", SAY_BYE, output=output, after=("topics",))],
     ]
-    async with supervised(heard, rows) as supervisor:
+    async with supervised(output, rows) as supervisor:
         seconds = await supervisor.start()
         assert list(seconds) == ["broker", "topics", "gateway"]
-    said = [line for line in heard.lines if not line[1].startswith("ready")]
-    assert said == [
+    lines = [line for line in output.lines if not line[1].startswith("ready")]
+    assert lines == [
         ("broker", "hello"),
         ("topics", "made"),
         ("gateway", "hello"),
@@ -93,9 +93,9 @@ async def test_parts_start_when_what_they_need_is_ready_and_stop_in_reverse_rows
     ]
 
 
-async def test_a_part_that_dies_is_named_with_its_exit_code_and_its_last_words() -> None:
+async def test_a_part_that_dies_is_named_with_its_exit_code_and_its_last_lines() -> None:
     dies = "import sys; print('no room on', end=' '); print('the device'); sys.exit(7)"
-    async with supervised(Heard(), [[python("store", dies)], [python("other", WAIT)]]) as supervisor:
+    async with supervised(PartOutput(), [[python("store", dies)], [python("other", WAIT)]]) as supervisor:
         with pytest.raises(
             PartFailed, match=r"store ended with exit code 7\. Its last output:\n    no room on the device"
         ):
@@ -107,7 +107,7 @@ async def test_a_job_that_fails_stops_the_start() -> None:
         [job("topics", "import sys; sys.exit('the broker is too old')")],
         [python("gateway", WAIT, after=("topics",))],
     ]
-    async with supervised(Heard(), parts) as supervisor:
+    async with supervised(PartOutput(), parts) as supervisor:
         with pytest.raises(PartFailed, match=r"topics ended with exit code 1[\s\S]+the broker is too old"):
             await supervisor.start()
 
@@ -117,7 +117,7 @@ async def test_a_worker_in_a_session_of_its_own_is_not_left_behind(end: str, tmp
     pid_file = tmp_path / "pid"
     code = WORKER_IN_ITS_OWN_SESSION + ("time.sleep(60)" if end == "stopped" else "import os; os.kill(os.getpid(), 9)")
     part = Part("runner", ("python", "-c", code, str(pid_file)), ready=pid_file.exists, grace=3)
-    async with supervised(Heard(), [[part]]) as supervisor:
+    async with supervised(PartOutput(), [[part]]) as supervisor:
         with contextlib.suppress(PartFailed):
             await supervisor.start()
     worker = int(pid_file.read_text())
@@ -127,14 +127,14 @@ async def test_a_worker_in_a_session_of_its_own_is_not_left_behind(end: str, tmp
         await asyncio.sleep(0.02)
 
 
-async def test_a_service_whose_worker_died_is_told_though_the_service_itself_lives_on() -> None:
+async def test_a_service_whose_worker_died_is_reported_although_its_parent_lives() -> None:
     code = (
         "import subprocess, sys, time\n"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5); print(\"out of memory\")'])\n"
         "time.sleep(60)"
     )
     part = Part("runner", ("python", "-c", code), ready=lambda: True, grace=3, by_worker=True)
-    async with supervised(Heard(), [[part]]) as supervisor:
+    async with supervised(PartOutput(), [[part]]) as supervisor:
         with pytest.raises(
             PartFailed, match=r"runner ended with its worker process\. Its last output:\n    out of memory"
         ):
@@ -145,16 +145,16 @@ async def test_a_part_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     stubborn = (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('hello', flush=True)\ntime.sleep(60)"
     )
-    heard = Heard()
-    part = Part("stubborn", ("python", "-c", stubborn), ready=lambda: heard.says("stubborn", "hello"), grace=0.5)
-    async with supervised(heard, [[part]]) as supervisor:
+    output = PartOutput()
+    part = Part("stubborn", ("python", "-c", stubborn), ready=lambda: output.has("stubborn", "hello"), grace=0.5)
+    async with supervised(output, [[part]]) as supervisor:
         await supervisor.start()
         began = time.monotonic()
     assert time.monotonic() - began < 5
 
 
-async def test_an_end_right_after_a_look_is_seen_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with supervised(Heard(), [[job("topics", "")]]) as supervisor:
+async def test_an_end_right_after_a_check_is_found_by_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with supervised(PartOutput(), [[job("topics", "")]]) as supervisor:
 
         def look_too_early() -> None:
             (pid,) = supervisor._watchers["topics"].processes

@@ -1,4 +1,4 @@
-"""`make run` as a newcomer meets it: no model there yet, one line when ready, nothing left afterwards."""
+"""`make run` on a new machine: no model yet, one line when it is ready, no process left afterwards."""
 
 import os
 import re
@@ -21,7 +21,7 @@ PORTS = ("GATEWAY_PORT", "CONSUMER_PORT", "KAFKA_PORT", "KAFKA_CONTROLLER_PORT",
 
 
 class Run:
-    """`python -m infra.local` on free ports, with a data folder of its own."""
+    """`python -m infra.local` on free ports, with its own data folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,19 +42,19 @@ class Run:
             )
 
     def ready_line(self) -> str:
-        found = re.search(r"^run +\| (ready after .*)$", self.log.read_text(), re.MULTILINE)
-        return found[1] if found else ""
+        match = re.search(r"^run +\| (ready after .*)$", self.log.read_text(), re.MULTILINE)
+        return match[1] if match else ""
 
     def processes(self) -> list[str]:
-        """Every process that keeps its data in the folder, those included that left the session."""
-        found = []
+        """The command of every process that uses the data folder, including processes that left the session."""
+        commands = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("LOCAL_DIR") == str(self.folder / "data"):
-                    found.append(" ".join(process.cmdline()))
+                    commands.append(" ".join(process.cmdline()))
             except psutil.Error:
                 continue  # ended meanwhile
-        return found
+        return commands
 
     def until(self, holds: Callable[[], object], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Miniatures with random weights, loaded once as an engine's model and once as the plain pipeline to compare with."""
+"""Miniatures with random weights: each is loaded by the engine and, for comparison, as a diffusers pipeline."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Bench:
-    """An engine on a miniature, and the pipeline of the same folder."""
+    """An engine with a miniature, and the diffusers pipeline of the same folder."""
 
     def __init__(self, cache: Path, name: str) -> None:
         from diffusers import DiffusionPipeline
@@ -41,7 +41,7 @@ class Bench:
         self.pipe: Any = DiffusionPipeline.from_pretrained(cache / name, local_files_only=True)
         self.pipe.set_progress_bar_config(disable=True)
 
-    def request(self, **asked: Any) -> RunRequest:
+    def request(self, **fields: Any) -> RunRequest:
         base = {
             "task_id": "0" * 32,
             "model_name": self.name,
@@ -55,22 +55,22 @@ class Bench:
             "seed": 1,
             "scheduler": SCHEDULER[self.name],
         }
-        return RunRequest.model_validate(base | asked)
+        return RunRequest.model_validate(base | fields)
 
-    def submit(self, request: RunRequest, at_step: dict[int, Callable[[], None]] | None = None) -> "Ran":
-        ran = Ran()
+    def submit(self, request: RunRequest, at_step: dict[int, Callable[[], None]] | None = None) -> "Submitted":
+        submitted = Submitted()
 
         def emit(frame: Frame) -> None:
             if isinstance(frame, Step) and at_step and frame.step in at_step:
                 at_step[frame.step]()
-            ran.queue.put(frame)
+            submitted.queue.put(frame)
 
-        ran.job = self.engine.submit(request, emit)
-        return ran
+        submitted.job = self.engine.submit(request, emit)
+        return submitted
 
 
-class Ran:
-    """One task at the engine, and the frames of its answer."""
+class Submitted:
+    """A task submitted to the engine, and the frames of its answer."""
 
     def __init__(self) -> None:
         self.queue: Queue[Frame] = Queue()
@@ -89,6 +89,6 @@ class Ran:
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def bench(request: pytest.FixtureRequest, cache: Path) -> Iterator[Bench]:
-    made = Bench(cache, request.param)
-    yield made
-    made.engine.close(5)
+    bench = Bench(cache, request.param)
+    yield bench
+    bench.engine.close(5)

@@ -1,4 +1,4 @@
-"""Who runs and who shares a forward: decided without torch and without a model."""
+"""Which tasks run and which rows share a forward: decided without torch and without a model."""
 
 import subprocess
 import sys
@@ -34,17 +34,17 @@ def job(pixels: int = 1, shapes: str = "a", loras: tuple[tuple[str, float], ...]
         seed=1,
         scheduler="s",
     )
-    made = Job(request, lambda _: None, 0.0, loras, last_tick=last_tick)
-    made.samples = {index: FakeSample(shape) for index, shape in enumerate(shapes)}
-    return made
+    built = Job(request, lambda _: None, 0.0, loras, last_tick=last_tick)
+    built.samples = {index: FakeSample(shape) for index, shape in enumerate(shapes)}
+    return built
 
 
 def running(*jobs: Job) -> Batch:
     """A batch with room for all of these, which run."""
     batch = Batch(99)
-    for one in jobs:
-        batch.add(one)
-        assert batch.admit() is one
+    for added in jobs:
+        batch.add(added)
+        assert batch.admit() is added
     return batch
 
 
@@ -59,8 +59,8 @@ def running(*jobs: Job) -> Batch:
 )
 def test_tasks_are_admitted_in_their_order_up_to_the_budget(pixels: tuple[int, ...], admitted: int) -> None:
     batch, jobs = Batch(BUDGET), [job(size) for size in pixels]
-    for one in jobs:
-        batch.add(one)
+    for waiting in jobs:
+        batch.add(waiting)
     while batch.admit():
         continue
     assert list(batch.running) == jobs[:admitted]
@@ -103,7 +103,7 @@ def test_images_of_equal_shape_and_loras_share_the_forward(jobs: list[Job], rows
     assert len({(row.sample.shape_key, row.job.loras) for row in group}) == min(rows, 1)
 
 
-def test_a_removed_task_frees_its_pixels_and_is_gone_from_every_line() -> None:
+def test_a_removed_task_frees_its_pixels_and_leaves_every_queue() -> None:
     batch, first, second = Batch(BUDGET), job(4), job(2)
     batch.add(first)
     batch.add(second)
@@ -125,7 +125,7 @@ def test_the_next_waiting_task_without_images_is_prepared_first() -> None:
 
 
 @pytest.mark.parametrize("module", ["batch", "families", "capabilities", "model_folder"])
-def test_what_decides_and_describes_loads_no_torch(module: str) -> None:
+def test_the_modules_that_decide_and_describe_load_no_torch(module: str) -> None:
     code = f"import sys, runners.{module}; print({{'torch', 'diffusers', 'transformers'}} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True)
     assert ran.stdout == "set()\n"

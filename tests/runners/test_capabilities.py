@@ -1,4 +1,4 @@
-"""What a model can do is read from its folder, before and without loading it."""
+"""The capabilities of a model are read from its folder without loading it."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def settings(model: str, **more: object) -> Settings:
     return Settings(model_name=model, runner_device="cpu", **more)  # type: ignore[arg-type]
 
 
-def test_a_folder_alone_says_what_its_model_can_do(cache: Path) -> None:
+def test_capabilities_are_read_from_the_folder_alone(cache: Path) -> None:
     aliases = {"stable-diffusion-v1-5": "sd-mini", "flux-1-dev": "flux-mini"}
     sd = describe(inspect(cache, "sd-mini"), settings("sd-mini", model_aliases=aliases))
     assert (sd.model, sd.family, sd.aliases) == ("sd-mini", "stable_diffusion", ("stable-diffusion-v1-5",))

@@ -1,4 +1,4 @@
-"""The engine against the pipeline itself: whatever shares a forward, each picture is the one the pipeline makes."""
+"""The engine draws the images of the diffusers pipeline, whichever rows share a forward."""
 
 from io import BytesIO
 from typing import Any
@@ -12,11 +12,11 @@ from runners.families.flux import TRUE_CFG_SCALE
 from runners.families.schedulers import SAMPLERS, make
 from tasks.errors import RunnerBusy
 from tasks.runner_api import Error, RunRequest, Step
-from tests.runners.conftest import Bench, Ran
+from tests.runners.conftest import Bench, Submitted
 
 
 def expected(bench: Bench, request: RunRequest) -> np.ndarray[Any, Any]:
-    """The pipeline's own picture."""
+    """The image that the diffusers pipeline draws."""
     pipe, options = bench.pipe, {}
     if bench.name == "sd-mini":
         own = pipe.scheduler
@@ -57,8 +57,8 @@ def expected(bench: Bench, request: RunRequest) -> np.ndarray[Any, Any]:
     return np.asarray(image)
 
 
-def assert_same(bench: Bench, ran: Ran, request: RunRequest) -> np.ndarray[Any, Any]:
-    """At most 1/255 apart on at most 0.1 % of the values."""
+def assert_same(bench: Bench, ran: Submitted, request: RunRequest) -> np.ndarray[Any, Any]:
+    """Assert that at most 0.1 % of the values differ, by at most 1/255."""
     got = np.asarray(Image.open(BytesIO(ran.picture())))
     difference = np.abs(got.astype(int) - expected(bench, request).astype(int))
     assert difference.max() <= 1
@@ -72,7 +72,7 @@ def test_rows_that_join_and_leave_midway_get_the_pipelines_pictures(
     first = bench.request(steps=5, seed=1)
     second = bench.request(steps=8, seed=2, prompt="a blue square", guidance_scale=3.0)
     third = bench.request(steps=6, seed=3, prompt="two green stars")
-    later: list[Ran] = []
+    later: list[Submitted] = []
     bench.rows.clear()
     ran = bench.submit(
         first,
@@ -91,7 +91,7 @@ def test_a_cancel_midway_leaves_the_neighbours_picture_and_takes_no_further_step
     bench: Bench,
 ) -> None:
     stays, goes = bench.request(seed=4), bench.request(seed=5, steps=30)
-    gone: list[Ran] = []
+    gone: list[Submitted] = []
     ran = bench.submit(
         stays,
         {1: lambda: gone.append(bench.submit(goes)), 4: lambda: gone[0].job.cancel()},
@@ -108,7 +108,9 @@ def test_lora_rows_and_plain_rows_never_touch_each_other(bench: Bench) -> None:
     outlined = bench.request(seed=6, loras=[{"name": "outline", "weight": 0.8}])
     both = bench.request(seed=6, loras=[{"name": "outline"}, {"name": "night", "weight": 0.5}])
     ran = [bench.submit(request) for request in (plain, outlined, both)]
-    pictures = [assert_same(bench, one, request) for one, request in zip(ran, (plain, outlined, both), strict=True)]
+    pictures = [
+        assert_same(bench, submitted, request) for submitted, request in zip(ran, (plain, outlined, both), strict=True)
+    ]
     assert (pictures[0] != pictures[1]).any()
     assert (pictures[1] != pictures[2]).any()
 
@@ -142,18 +144,18 @@ def test_sizes_that_pack_alike_are_not_mixed(bench: Bench) -> None:
 def test_each_scheduler_gives_the_pipelines_picture_beside_another(bench: Bench, scheduler: str) -> None:
     if bench.name != "sd-mini":
         pytest.skip("FLUX has one scheduler")
-    one, other = (
+    tested, other = (
         bench.request(scheduler=scheduler, seed=8),
         bench.request(scheduler="ddim", seed=9, steps=4),
     )
-    ran = [bench.submit(one), bench.submit(other)]
-    assert_same(bench, ran[0], one)
+    ran = [bench.submit(tested), bench.submit(other)]
+    assert_same(bench, ran[0], tested)
     assert_same(bench, ran[1], other)
 
 
 def test_a_row_of_nan_fails_alone(bench: Bench) -> None:
     good, bad = bench.request(seed=10), bench.request(seed=11)
-    broken: list[Ran] = []
+    broken: list[Submitted] = []
 
     def poison() -> None:
         broken[0].job.samples[0].latents *= float("nan")
@@ -166,13 +168,13 @@ def test_a_row_of_nan_fails_alone(bench: Bench) -> None:
     assert frames[-2].code == "broken_picture"
 
 
-def test_what_is_beyond_budget_and_waiting_list_is_refused_at_once(
+def test_a_task_beyond_the_budget_and_the_waiting_list_is_refused_at_once(
     bench: Bench,
 ) -> None:
     big = bench.request(width=128, height=128, steps=3)
-    taken = [bench.submit(big)]
-    with pytest.raises(RunnerBusy):  # noqa: PT012 - how many it takes is asked below
+    accepted = [bench.submit(big)]
+    with pytest.raises(RunnerBusy):  # noqa: PT012 - the number is asserted below
         for _ in range(20):
-            taken.append(bench.submit(big))
-    assert len(taken) <= 9
-    assert all(one.frames()[-1].images == 1 for one in taken)  # type: ignore[union-attr]
+            accepted.append(bench.submit(big))
+    assert len(accepted) <= 9
+    assert all(submitted.frames()[-1].images == 1 for submitted in accepted)  # type: ignore[union-attr]

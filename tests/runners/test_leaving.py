@@ -21,21 +21,21 @@ from tests.runners.test_server import body, until
 
 @dataclass
 class LeavingRunner:
-    """A runner on a loop of its own."""
+    """A runner on its own event loop."""
 
     url: str
     loop: asyncio.AbstractEventLoop
     app: Any
 
     def leave(self) -> Any:
-        """As at SIGTERM; a future of its end."""
+        """Shut the runner down as SIGTERM does. Returns the future of its end."""
         return asyncio.run_coroutine_threadsafe(self.app.state.leave(), self.loop)
 
     def refuses(self) -> bool:
-        """Whether every address that could bring it a task refuses."""
-        asked = [httpx.get(f"{self.url}{path}") for path in ("/card", "/models", "/readyz")]
-        ran = httpx.post(f"{self.url}/run", json=body())
-        return all((one.status_code, one.json()["code"]) == (503, "runner_loading") for one in (*asked, ran))
+        """Whether every route that leads to a task answers runner_loading."""
+        answers = [httpx.get(f"{self.url}{path}") for path in ("/card", "/models", "/readyz")]
+        answer = httpx.post(f"{self.url}/run", json=body())
+        return all((each.status_code, each.json()["code"]) == (503, "runner_loading") for each in (*answers, answer))
 
 
 @contextmanager
@@ -66,19 +66,19 @@ def _ready(url: str) -> bool:
         return False
 
 
-def test_it_refuses_new_tasks_at_once_and_finishes_its_own(cache: Path) -> None:
+def test_a_runner_that_shuts_down_refuses_new_tasks_and_finishes_its_own(cache: Path) -> None:
     with served(cache, grace=60) as runner:
         decoder, frames = Decoder(), list[Frame]()
-        left: Any = None
+        shutdown: Any = None
         with httpx.stream("POST", f"{runner.url}/run", json=body(steps=150), timeout=90) as answer:
             for data in answer.iter_raw():
                 frames += decoder.feed(data)
-                if left is None and any(frame.kind == "step" for frame in frames):
-                    left = runner.leave()
+                if shutdown is None and any(frame.kind == "step" for frame in frames):
+                    shutdown = runner.leave()
                     until(runner.refuses, 10)
-                    assert not left.done()
+                    assert not shutdown.done()
         assert [frame.kind for frame in frames[-3:]] == ["step", "image", "end"]
-        left.result(30)
+        shutdown.result(30)
         assert runner.refuses()
         assert httpx.get(f"{runner.url}/livez").status_code == 200
 
@@ -86,12 +86,12 @@ def test_it_refuses_new_tasks_at_once_and_finishes_its_own(cache: Path) -> None:
 def test_a_task_that_does_not_end_within_the_grace_fails_as_runner_loading(cache: Path) -> None:
     with served(cache, grace=0.2) as runner:
         decoder, frames = Decoder(), list[Frame]()
-        left: Any = None
-        asked = body(steps=150, num_images=4)
-        with httpx.stream("POST", f"{runner.url}/run", json=asked, timeout=60) as answer:
+        shutdown: Any = None
+        request = body(steps=150, num_images=4)
+        with httpx.stream("POST", f"{runner.url}/run", json=request, timeout=60) as answer:
             for data in answer.iter_raw():
                 frames += decoder.feed(data)
-                left = left or runner.leave()
-        left.result(30)
+                shutdown = shutdown or runner.leave()
+        shutdown.result(30)
         assert [frame.kind for frame in frames[-2:]] == ["error", "end"]
         assert frames[-2].code == "runner_loading"  # type: ignore[union-attr]

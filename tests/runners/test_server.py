@@ -33,7 +33,7 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 @pytest.fixture(scope="module")
 def runner(cache: Path) -> Iterator[str]:
-    """The address of a runner of sd-mini, loaded."""
+    """The URL of a loaded runner of sd-mini."""
     settings = Settings(  # type: ignore[call-arg]
         model_name="sd-mini",
         model_cache_dir=cache,
@@ -63,7 +63,7 @@ def runner(cache: Path) -> Iterator[str]:
 
 
 def body(**more: Any) -> dict[str, Any]:
-    asked = {
+    fields = {
         "task_id": "7" * 32,
         "model_name": "sd-mini",
         "prompt": "a red circle",
@@ -74,7 +74,7 @@ def body(**more: Any) -> dict[str, Any]:
         "seed": 5,
         "scheduler": "ddim",
     }
-    return asked | more
+    return fields | more
 
 
 def run(url: str, **more: Any) -> list[Frame]:
@@ -129,13 +129,13 @@ def test_a_stand_in_draws_small_and_delivers_the_size_asked_for(runner: str) -> 
         {"width": 4096},
     ],
 )
-def test_a_runner_refuses_a_size_that_it_would_not_draw_so(runner: str, more: dict[str, Any]) -> None:
+def test_a_runner_refuses_a_size_that_the_stand_in_would_draw_differently(runner: str, more: dict[str, Any]) -> None:
     answer = httpx.post(f"{runner}/run", json=body(**stand_in(**more)))
     assert (answer.status_code, answer.json()["code"]) == (422, "size_not_supported")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_the_picture_carries_what_made_it(runner: str, kind: str) -> None:
+def test_an_image_carries_the_parameters_that_made_it(runner: str, kind: str) -> None:
     metadata = {"task_id": "7" * 32, "alias": "stable-diffusion-v1-5 answered by sd-mini"}
     frames = run(
         runner, format=kind, negative_prompt="blue ☃", loras=[{"name": "night", "weight": 0.5}], metadata=metadata
@@ -151,9 +151,9 @@ def test_the_picture_carries_what_made_it(runner: str, kind: str) -> None:
     assert parameters.splitlines()[:2] == ["a red circle", "Negative prompt: blue ☃"]
     for part in ("Steps: 4", "Sampler: DDIM", "CFG scale: 3", "Seed: 5", "Size: 64x64", "Model: sd-mini", "night: 0.5"):
         assert part in parameters
-    told = json.loads(everything)
-    assert told["alias"] == metadata["alias"]
-    assert told["acceleration"]["compile"] == "off"
+    metadata_read = json.loads(everything)
+    assert metadata_read["alias"] == metadata["alias"]
+    assert metadata_read["acceleration"]["compile"] == "off"
 
 
 def test_hanging_up_frees_the_engine_within_a_step(runner: str) -> None:
@@ -165,7 +165,7 @@ def test_hanging_up_frees_the_engine_within_a_step(runner: str) -> None:
     until(lambda: card(runner).running_pixels == 0, 5)
 
 
-def test_what_the_model_cannot_do_is_refused_with_its_code(runner: str) -> None:
+def test_a_request_beyond_the_capabilities_is_refused_with_its_code(runner: str) -> None:
     for more, code in [
         ({"loras": [{"name": "nope"}]}, "unknown_lora"),
         ({"width": 63}, "size_not_supported"),
@@ -187,8 +187,8 @@ def test_a_full_runner_says_so_at_once(runner: str) -> None:
         for client in streams
     ]
     answer = httpx.post(f"{runner}/run", json=body())
-    for one in opened:
-        one.close()
+    for stream in opened:
+        stream.close()
     for client in streams:
         client.close()
     assert (answer.status_code, answer.json()["code"]) == (429, "runner_busy")
@@ -209,7 +209,7 @@ def test_a_task_that_requires_an_unknown_field_is_left_to_a_newer_runner(runner:
     assert run(runner, requires=[])[-1].kind == "end"
 
 
-def test_previews_come_when_asked_for(runner: str) -> None:
+def test_previews_are_sent_when_requested(runner: str) -> None:
     previews = [frame for frame in run(runner, preview=True) if isinstance(frame, Preview)]
     assert previews
     assert previews[0].step == 1
@@ -222,11 +222,12 @@ def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path
     from runners.loading import load
 
     time_now = [0.0]
-    steps, previews, ended = [], [], threading.Event()
+    steps, previews, submitted, ended = [], [], threading.Event(), threading.Event()
     first: list[bytes] = []
 
     def emit(frame: Frame) -> None:
         if isinstance(frame, Step):
+            assert submitted.wait(60)  # the engine's thread may be faster than the assignment of `job`
             steps.append(frame.step)
             time_now[0] += 0.4
         elif isinstance(frame, Preview):
@@ -244,8 +245,8 @@ def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path
 
     model = load(inspect(cache, "sd-mini"), Settings(runner_device="cpu"))  # type: ignore[call-arg]
     engine = Engine(model, lambda: time_now[0])
-    with engine._change:  # the engine starts once `job` is known
-        job = engine.submit(RunRequest.model_validate(body(steps=9, num_images=2, preview=True)), emit)
+    job = engine.submit(RunRequest.model_validate(body(steps=9, num_images=2, preview=True)), emit)
+    submitted.set()
     assert ended.wait(60)
     engine.close(5)
     assert steps == list(range(1, 10))
@@ -253,10 +254,14 @@ def test_a_task_gets_at_most_one_preview_a_second_of_its_first_image(cache: Path
     assert [frame.payload for frame in previews] == first
 
 
-def test_the_card_says_what_can_be_asked(runner: str) -> None:
-    told = card(runner)
-    assert (told.model, told.aliases, told.loras) == ("sd-mini", ("stable-diffusion-v1-5",), ("night", "outline"))
-    assert told.seconds_per_megapixel_step > 0
+def test_the_card_describes_the_loaded_model(runner: str) -> None:
+    described = card(runner)
+    assert (described.model, described.aliases, described.loras) == (
+        "sd-mini",
+        ("stable-diffusion-v1-5",),
+        ("night", "outline"),
+    )
+    assert described.seconds_per_megapixel_step > 0
     assert "ai_image_gen_runner_batch_rows" in httpx.get(f"{runner}/metrics").text
 
 
@@ -266,7 +271,7 @@ def test_models_and_card_agree_on_a_loaded_model(runner: str) -> None:
     assert description.served() == {"sd-mini": card(runner)}
 
 
-def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> None:
+def test_a_group_too_large_for_the_memory_is_retried_in_halves(cache: Path) -> None:
     from tests.runners.conftest import Bench
 
     bench = Bench(cache, "sd-mini")
@@ -279,7 +284,7 @@ def test_a_group_too_large_for_the_memory_is_tried_in_halves(cache: Path) -> Non
 
     bench.model.family.predict = short_of_memory  # type: ignore[method-assign]
     ran = [bench.submit(bench.request(seed=seed)) for seed in (1, 2, 3)]
-    assert all([frame.kind for frame in one.frames()][-2:] == ["image", "end"] for one in ran)
+    assert all([frame.kind for frame in submitted.frames()][-2:] == ["image", "end"] for submitted in ran)
     bench.engine.close(5)
 
 

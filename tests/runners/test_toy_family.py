@@ -1,4 +1,4 @@
-"""A third architecture is one file and one entry of FAMILIES: this file and `TOY`. No other line knows of it."""
+"""A third architecture needs one file and one entry of FAMILIES: here this file and `TOY`, and no other change."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ CHANNELS, SCALE, WORDS = 4, 2, 8
 
 
 class ToyPipeline(diffusers.DiffusionPipeline):  # type: ignore[misc]
-    """Stands in for a pipeline of diffusers."""
+    """A minimal diffusers pipeline."""
 
     def __init__(self, painter: Any, vae: Any, scheduler: Any) -> None:
         super().__init__()
@@ -134,11 +134,11 @@ def request(**more: Any) -> RunRequest:
 
 
 def drawn(model: Model, *requests: RunRequest) -> list[list[Frame]]:
-    """The frames of each request, all at the engine at once."""
+    """The frames of each request; the engine gets all requests at once."""
     engine = Engine(model, monotonic)
     queues = [Queue[Frame]() for _ in requests]
-    for asked, queue in zip(requests, queues, strict=True):
-        engine.submit(asked, queue.put)
+    for each, queue in zip(requests, queues, strict=True):
+        engine.submit(each, queue.put)
     answers = []
     for queue in queues:
         frames = [queue.get(timeout=60)]
@@ -162,12 +162,12 @@ def test_its_capabilities_follow_from_the_folder(folder: ModelFolder) -> None:
     assert not capabilities.negative_prompt
 
 
-def test_it_loads_and_rows_that_share_a_forward_are_drawn_as_alone(folder: ModelFolder) -> None:
+def test_its_rows_that_share_a_forward_are_drawn_as_if_alone(folder: ModelFolder) -> None:
     model = load(folder, settings())
-    one, other = request(preview=True), request(prompt="another toy", seed=2, steps=5)
-    together = drawn(model, one, other)
-    for asked, frames in zip((one, other), together, strict=True):
-        (alone,) = drawn(model, asked)
+    first, second = request(preview=True), request(prompt="another toy", seed=2, steps=5)
+    together = drawn(model, first, second)
+    for each, frames in zip((first, second), together, strict=True):
+        (alone,) = drawn(model, each)
         assert abs(pixels(frames) - pixels(alone)).max() <= 1
     assert [frame.kind for frame in together[0]].count("preview") == 1
     (preview,) = [frame for frame in together[0] if isinstance(frame, Preview)]
@@ -183,7 +183,7 @@ def test_quantization_finds_its_denoiser(folder: ModelFolder) -> None:
 
 
 def test_compilation_finds_the_blocks_of_its_denoiser(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The tracing is real, the code generator is not: inductor takes a minute on this machine.
+    # Real tracing with the eager backend: inductor takes a minute on this machine.
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
     model = load(folder, settings(acceleration_compile=True))
     assert model.acceleration["compile"] == "regional"
@@ -214,7 +214,7 @@ def test_a_folder_that_does_not_fit_its_facts_is_refused(
 
 @pytest.fixture
 def client(folder: ModelFolder) -> Iterator[httpx.Client]:
-    """Its runner, loaded."""
+    """A client of its loaded runner."""
     from fastapi.testclient import TestClient
 
     from tests.runners.test_server import until
@@ -224,8 +224,8 @@ def client(folder: ModelFolder) -> Iterator[httpx.Client]:
         yield client
 
 
-def run(client: httpx.Client, asked: RunRequest, *files: Frame) -> httpx.Response:
-    body = b"".join(map(encode, (Request(payload=asked.model_dump_json().encode()), *files)))
+def run(client: httpx.Client, run_request: RunRequest, *files: Frame) -> httpx.Response:
+    body = b"".join(map(encode, (Request(payload=run_request.model_dump_json().encode()), *files)))
     return client.post("/run", content=body, headers={"Content-Type": FRAMES})
 
 
@@ -234,8 +234,8 @@ def start(byte: int, name: str = "start") -> Input:
 
 
 def test_its_runner_draws_from_the_input_that_the_caller_sends(client: httpx.Client) -> None:
-    asked = request(inputs=["start"])
-    answers = [list(Decoder().feed(run(client, asked, start(byte)).content)) for byte in (0, 200)]
+    drawn_from = request(inputs=["start"])
+    answers = [list(Decoder().feed(run(client, drawn_from, start(byte)).content)) for byte in (0, 200)]
     plain = list(Decoder().feed(client.post("/run", content=request().model_dump_json()).content))
     assert (pixels(answers[0]) == pixels(plain)).all()
     assert (pixels(answers[1]) != pixels(plain)).any()
@@ -271,7 +271,7 @@ def test_its_runner_names_the_input_that_is_wrong(
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff" * 9, encode(start(1)), encode(Request(payload=b"{}"))[:-1]])
-def test_its_runner_refuses_a_body_that_is_no_stream_of_frames(client: httpx.Client, body: bytes) -> None:
+def test_its_runner_refuses_a_body_that_is_not_a_stream_of_frames(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/run", content=body, headers={"Content-Type": FRAMES})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 

@@ -1,4 +1,4 @@
-"""Settings for a test on the real broker, so that tests which share it do not meet."""
+"""Settings for a test on the real broker: tests share the broker and have their own topics."""
 
 import uuid
 
@@ -8,7 +8,7 @@ PARTITIONS = 4
 
 
 def kafka_settings(bootstrap: str) -> Settings:
-    """Settings with a topic prefix and a consumer group of their own."""
+    """Settings with a new topic prefix and a new consumer group."""
     prefix = f"t{uuid.uuid4().hex[:8]}"
     return Settings(
         kafka_bootstrap_servers=bootstrap,

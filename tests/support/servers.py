@@ -1,4 +1,4 @@
-"""Where the suite's broker and store answer."""
+"""The addresses of the broker and the store of the test suite."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from infra.local.servers import ACCESS_KEY, REGION, SECRET_KEY
 
 @dataclass(frozen=True)
 class KafkaServer:
-    """The suite's broker."""
+    """The broker of the suite."""
 
     bootstrap: str
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """The suite's store."""
+    """The store of the suite."""
 
     endpoint_url: str
     access_key: str = ACCESS_KEY
@@ -22,7 +22,7 @@ class S3Server:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a client needs to know, by the usual AWS names."""
+        """The environment of a client, with the usual names of AWS."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,

@@ -1,4 +1,4 @@
-"""What a person does with the service, against real parts."""
+"""A client of the service for tests on real parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["ROOT", "Api", "Process", "Stack", "until"]
 
 @dataclass
 class Api:
-    """What a person does with the service."""
+    """The requests of a user of the service."""
 
     url: str
 
@@ -49,18 +49,18 @@ class Api:
     def reached(self, task_id: str, *statuses: str, seconds: float = 60.0) -> dict[str, Any]:
         """Wait until the task's status is one of these; the status document."""
 
-        def there() -> dict[str, Any] | None:
+        def status_if_reached() -> dict[str, Any] | None:
             status = self.status(task_id)
             return status if status["status"] in statuses else None
 
-        return dict(until(there, seconds, f"task {task_id} {'|'.join(statuses)}"))
+        return dict(until(status_if_reached, seconds, f"task {task_id} {'|'.join(statuses)}"))
 
     def stepping(self, task_id: str) -> dict[str, Any]:
         """Wait until the task has done a step."""
 
-        def there() -> dict[str, Any] | None:
+        def status_if_stepping() -> dict[str, Any] | None:
             status = self.status(task_id)
             assert status["status"] in ("queued", "running"), status
             return status if (status["progress"] or {}).get("step") else None
 
-        return dict(until(there, 60, f"task {task_id} steps"))
+        return dict(until(status_if_stepping, 60, f"task {task_id} steps"))

@@ -1,4 +1,4 @@
-"""What `accept` allows, fills in and refuses."""
+"""The requests that `accept` completes and those that it refuses."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def accepted(card: ServedModel = CARD, **body: object) -> Task:
     return accept(request, task_id=TASK_ID, models={card.model: card}, lanes=LANES, created_at=1.0)
 
 
-def test_what_is_left_out_is_filled_with_the_models_own_defaults():
+def test_missing_values_are_filled_with_the_defaults_of_the_model():
     task = accepted()
     params = task.image_params
     assert (params.width, params.height, params.steps, params.guidance_scale) == (128, 128, 20, 3.5)
@@ -56,7 +56,7 @@ def test_a_seed_of_zero_and_a_guidance_of_zero_are_kept():
     assert (params.seed, params.guidance_scale) == (0, 0.0)
 
 
-def test_an_alias_is_resolved_and_said():
+def test_an_alias_is_resolved_and_kept_in_the_task():
     task = accepted(model_name="flux-1-dev")
     assert (task.model_name, task.alias) == ("flux-mini", "flux-1-dev")
 
@@ -106,14 +106,14 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("body", "code", "field", "says"), REFUSALS)
-def test_what_cannot_be_done_is_refused_naming_the_field_and_what_can(
-    body: dict[str, object], code: str, field: str, says: str
+@pytest.mark.parametrize(("body", "code", "field", "sentence"), REFUSALS)
+def test_an_impossible_request_is_refused_with_the_field_and_what_is_allowed(
+    body: dict[str, object], code: str, field: str, sentence: str
 ):
     with pytest.raises(TaskError) as refused:
         accepted(**body)
     assert (refused.value.code(), refused.value.field) == (code, field)
-    assert says in refused.value.detail
+    assert sentence in refused.value.detail
 
 
 def test_a_model_without_negative_prompts_refuses_one():
@@ -123,7 +123,7 @@ def test_a_model_without_negative_prompts_refuses_one():
 
 
 @pytest.mark.parametrize("created_at", [-1, 1.8e12, float("nan")])
-def test_a_record_from_no_time_we_can_tell_is_not_read(created_at: float):
+def test_a_record_with_an_impossible_creation_time_is_not_read(created_at: float):
     from pydantic import ValidationError
 
     from tasks.task import TaskRecord

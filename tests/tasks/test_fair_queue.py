@@ -1,4 +1,4 @@
-"""Whose turn it is: fair shares, exact positions, and no harm to anybody by anybody else's cancel."""
+"""The order of service: fair shares, exact positions, and cancels that change no other task's place."""
 
 import copy
 
@@ -24,7 +24,7 @@ def filled(pushes: list[tuple[Flow, float]], served: int = 0) -> FairQueue:
 
 
 def order(queue: FairQueue) -> list[str]:
-    """The real order of service, by serving a copy."""
+    """The order of service, found by serving a copy of the queue."""
     queue, served = copy.deepcopy(queue), []
     while entry := queue.pop():
         served.append(entry.task_id)
@@ -77,7 +77,7 @@ def test_lanes_that_are_both_full_share_by_their_weights_within_one_task_each(
         assert abs(got["left"] / weight - got["right"]) <= most * (1 + 1e-9)
 
 
-def test_of_five_tasks_alike_four_are_the_heavier_lanes():
+def test_a_lane_with_four_times_the_weight_gets_four_of_five_equal_tasks():
     queue = filled([(Flow(lane, "a"), 1.0) for _ in range(100) for lane in WEIGHTS])
     lanes = [entry.flow.lane for entry in (queue.pop() for _ in range(50)) if entry]
     assert lanes.count("online") == 40
@@ -85,13 +85,13 @@ def test_of_five_tasks_alike_four_are_the_heavier_lanes():
 
 @settings(max_examples=40, deadline=None)
 @given(PUSHES.filter(len), st.data())
-def test_nobody_starves_however_much_the_others_go_on_queueing(pushes: list[tuple[Flow, float]], data: st.DataObject):
+def test_no_task_starves_however_many_the_other_flows_queue(pushes: list[tuple[Flow, float]], data: st.DataObject):
     queue = filled(pushes)
     waiting = data.draw(st.sampled_from(order(queue)))
     others = [flow for flow in FLOWS if flow != pushes[int(waiting)][0]]
-    # Each other flow gets past it until its own finish lies behind it: all it has queued, and one task a second.
-    patience = len(pushes) + len(others) * (1 + int(sum(cost for _, cost in pushes) * max(WEIGHTS.values())))
-    for turn in range(patience + 1):
+    # Another flow is served before it until its own finish tag is larger: all its queued tasks and one more each second.
+    most_turns = len(pushes) + len(others) * (1 + int(sum(cost for _, cost in pushes) * max(WEIGHTS.values())))
+    for turn in range(most_turns + 1):
         entry = queue.pop()
         if entry is not None and entry.task_id == waiting:
             return
@@ -113,7 +113,7 @@ def test_a_cancel_anywhere_keeps_the_order_of_the_others(pushes: list[tuple[Flow
 
 @settings(max_examples=60, deadline=None)
 @given(PUSHES.filter(len), st.data())
-def test_a_task_given_back_stands_where_it_stood(pushes: list[tuple[Flow, float]], data: st.DataObject):
+def test_a_restored_task_has_its_old_place(pushes: list[tuple[Flow, float]], data: st.DataObject):
     queue = filled(pushes)
     before = order(queue)
     served = [queue.pop() for _ in range(data.draw(st.integers(1, len(before))))]
@@ -124,7 +124,7 @@ def test_a_task_given_back_stands_where_it_stood(pushes: list[tuple[Flow, float]
     assert order(queue) == before
 
 
-def test_a_task_given_back_stands_before_those_that_came_while_it_was_away():
+def test_a_restored_task_is_before_the_tasks_that_arrived_meanwhile():
     queue = filled([(FLOWS[0], 1.0), (FLOWS[0], 1.0)])
     entry = queue.pop()
     assert entry is not None
@@ -148,7 +148,7 @@ def test_a_flow_that_was_idle_gets_its_share_from_now_on_and_nothing_for_the_pas
     assert order(queue) == ["idle 0", "10", "idle 1", "busy 0", "idle 2", "busy 1", "busy 2"]
 
 
-def test_when_nothing_is_queued_nobody_is_ahead_of_anybody_any_more():
+def test_an_empty_queue_forgets_the_shares_of_every_flow():
     queue = filled([(FLOWS[0], 100.0)] * 3, served=1)
     queue.remove("1")
     queue.remove("2")
@@ -165,7 +165,7 @@ def test_a_served_task_leaves_the_queue_and_the_wait_is_that_of_the_tasks_before
     assert queue.wait_estimate("0") is None
 
 
-def test_flows_long_gone_are_forgotten_though_the_queue_is_never_empty():
+def test_inactive_flows_are_forgotten_though_the_queue_is_never_empty():
     queue = filled([(FLOWS[0], 1.0)])
     for number in range(5000):
         for part in "ab":

@@ -1,4 +1,4 @@
-"""What an owner does about a task: a table. That the rules together keep the promises is shown in tests/protocol."""
+"""What an owner does about a task, as a table. tests/proofs/protocol checks that the rules together keep the promises."""
 
 import pytest
 
@@ -16,9 +16,9 @@ CANCELED_ELSEWHERE = TaskState("running", attempt=1, tries=1, owner="other", can
 ENDED = TaskState("completed")
 
 
-def said(what: Action) -> str:
-    error = getattr(what, "error", None)
-    return f"{type(what).__name__} {error and error.code()}"
+def summary(action: Action) -> str:
+    error = getattr(action, "error", None)
+    return f"{type(action).__name__} {error and error.code()}"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def said(what: Action) -> str:
     ],
 )
 def test_the_next_action_for_each_state(state: TaskState, mine: int | None, expected: str):
-    assert said(next_action(state, mine, "me")) == expected
+    assert summary(next_action(state, mine, "me")) == expected
 
 
 def test_a_released_task_waits_for_its_delay_and_one_whose_delay_is_over_does_not():
@@ -64,7 +64,7 @@ def test_every_event_of_a_running_task_and_no_repeated_one_of_a_queued_needs_rev
     assert not needs_review(cancel, CANCELED, apply(CANCELED, cancel), "me")
 
 
-def test_our_own_release_is_a_reason_to_look_even_where_it_moves_nothing():
+def test_our_own_release_needs_review_even_if_it_changes_nothing():
     released = Released(task_id="0" * 32, at=0.0, attempt=1, owner="me")
     assert apply(LATER, released) == LATER
     assert needs_review(released, LATER, LATER, "me")

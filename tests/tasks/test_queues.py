@@ -1,4 +1,4 @@
-"""The queues are what happened to the tasks, so gateway and owner tell the same positions."""
+"""The queues follow from the events of the tasks alone, so gateways and owners compute the same positions."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def task(
     lane: str = "online",
     at: float = 0.0,
 ) -> Task:
-    """A task of two seconds."""
+    """A task with a cost of two seconds."""
     return Task(
         task_id=task_id,
         model_name=model,
@@ -61,14 +61,14 @@ def test_a_task_moves_up_as_those_before_it_are_served() -> None:
     assert queues.position("1") is None
 
 
-def test_a_task_given_back_has_its_old_place_again() -> None:
+def test_a_requeued_task_has_its_old_position() -> None:
     queues = filled("1", "2")
     queues.move("1", RUNNING)
     queues.move("1", QUEUED)
     assert (queues.position("1"), queues.position("2")) == (0, 1)
 
 
-def test_a_canceled_task_leaves_at_once() -> None:
+def test_a_canceled_task_leaves_the_queue_at_once() -> None:
     queues = filled("1", "2", "3")
     queues.move("2", TaskState("canceled"))
     assert queues.position("2") is None
@@ -91,14 +91,14 @@ def test_models_do_not_wait_for_each_other() -> None:
     assert set(queues.models()) == {"sd", "flux"}
 
 
-def test_a_forgotten_partition_takes_its_tasks_along_and_no_others() -> None:
+def test_forgetting_a_partition_removes_its_tasks_and_no_others() -> None:
     queues = filled("1", "2")
     queues.add(task("3", user="b"), 1, QUEUED)
     assert set(queues.forget([0])) == {"1", "2"}
     assert (len(queues), queues.position("3")) == (1, 0)
 
 
-def test_depth_and_oldest_age_are_told_for_each_model_and_lane() -> None:
+def test_depth_and_oldest_age_are_reported_for_each_model_and_lane() -> None:
     queues = Queues({})
     queues.add(task("1", at=70.0), 0, QUEUED)
     queues.add(task("2", at=90.0), 0, QUEUED)
@@ -131,16 +131,16 @@ def test_positions_are_the_order_of_service(submitted: list[tuple[str, str]]) ->
     queues = Queues({"online": 4.0, "batch": 1.0})
     for number, (user, lane) in enumerate(submitted):
         queues.add(task(str(number), user, lane=lane), 0, QUEUED)
-    told = {str(number): queues.position(str(number)) for number in range(len(submitted))}
+    positions = {str(number): queues.position(str(number)) for number in range(len(submitted))}
     served = []
     while entry := queues.queue("sd").peek():
         queues.move(entry.task_id, RUNNING)
         served.append(entry.task_id)
-    assert served == sorted(told, key=lambda task_id: told[task_id] or 0)
+    assert served == sorted(positions, key=lambda task_id: positions[task_id] or 0)
 
 
 IDS = "123456"
-_happening = st.tuples(
+_steps = st.tuples(
     st.sampled_from(["expect", "unexpect", "add", "move", "forget", "remove"]),
     st.sampled_from(IDS),
     st.sampled_from([QUEUED, RUNNING, DONE]),
@@ -148,22 +148,22 @@ _happening = st.tuples(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(_happening, max_size=40))
-def test_the_load_is_what_counting_every_task_gives(happened: list[tuple[str, str, TaskState]]) -> None:
+@given(st.lists(_steps, max_size=40))
+def test_the_load_equals_a_count_of_every_task(steps: list[tuple[str, str, TaskState]]) -> None:
     queues, expected = Queues({}), set[str]()
     tasks = {i: task(i, user="ab"[int(i) % 2], model=("sd", "flux")[int(i) // 4]) for i in IDS}
     seen = set[str]()
-    for what, task_id, state in happened:
-        one = tasks[task_id]
+    for what, task_id, state in steps:
+        changed = tasks[task_id]
         match what:
             case "expect" if task_id not in seen:
-                queues.expect(one)
+                queues.expect(changed)
                 expected.add(task_id)
             case "unexpect":
                 queues.unexpect(task_id)
                 expected.discard(task_id)
             case "add":
-                queues.add(one, int(task_id) % 3, state)
+                queues.add(changed, int(task_id) % 3, state)
                 seen.add(task_id)
                 expected.discard(task_id)
             case "move":
@@ -171,8 +171,8 @@ def test_the_load_is_what_counting_every_task_gives(happened: list[tuple[str, st
             case "forget":
                 queues.forget([int(task_id) % 3])
             case "remove":
-                queues.queue(one.model_name).remove(task_id)
+                queues.queue(changed.model_name).remove(task_id)
     waiting = [tasks[i] for i in IDS if any(i in queues.queue(model) for model in ("sd", "flux"))]
     for user in "ab":
         counted = waiting + [tasks[i] for i in expected]
-        assert queues.load(user) == (sum(one.user_id == user for one in counted), len(counted))
+        assert queues.load(user) == (sum(each.user_id == user for each in counted), len(counted))

@@ -1,4 +1,4 @@
-"""What follows an attempt that failed, for every error there is."""
+"""The decision after a failed attempt, for every error of the catalogue."""
 
 import pytest
 
@@ -28,24 +28,24 @@ def test_an_uncounted_attempt_is_retried_soon_and_does_not_count(code: str, trie
 
 @pytest.mark.parametrize("code", sorted(LATER))
 @pytest.mark.parametrize("tries", range(1, MAX_TRIES))
-def test_what_may_succeed_later_is_tried_again_after_a_growing_wait(code: str, tries: int):
+def test_an_error_that_may_pass_is_retried_after_a_growing_delay(code: str, tries: int):
     assert decide(ERRORS[code](), tries) == RetryLater(BACKOFF_SECONDS[tries - 1], counts=True)
 
 
 @pytest.mark.parametrize("code", sorted(LATER))
 @pytest.mark.parametrize("tries", [MAX_TRIES, MAX_TRIES + 1])
-def test_after_the_last_try_it_fails_with_the_error_itself(code: str, tries: int):
+def test_after_the_last_try_the_task_fails_with_the_error_itself(code: str, tries: int):
     error = ERRORS[code]("what it was")
     assert decide(error, tries) == Fail(error)
 
 
 @pytest.mark.parametrize("code", sorted(NEVER))
 @pytest.mark.parametrize("tries", [1, MAX_TRIES])
-def test_what_would_fail_the_same_way_again_fails_at_once(code: str, tries: int):
+def test_an_error_that_would_repeat_fails_the_task_at_once(code: str, tries: int):
     error = ERRORS[code]("what it was")
     assert decide(error, tries) == Fail(error)
 
 
-def test_every_try_but_the_last_has_its_wait_and_the_waits_grow():
+def test_every_try_but_the_last_has_a_delay_and_the_delays_grow():
     assert len(BACKOFF_SECONDS) == MAX_TRIES - 1
     assert list(BACKOFF_SECONDS) == sorted(BACKOFF_SECONDS)

@@ -1,4 +1,4 @@
-"""Where a task stands after each event: a table, and what holds for every order of events."""
+"""The state of a task after each event, as a table, and properties of every order of events."""
 
 from dataclasses import replace
 from itertools import product
@@ -41,7 +41,7 @@ CANCEL = CancelRequested(task_id=ID, at=1.0)
 STATES = {
     "queued": TaskState(),
     "running": TaskState("running", attempt=1, tries=1, owner="a", step=3, steps=10),
-    "given back": TaskState("queued", attempt=1, tries=1, delay=5.0),
+    "released": TaskState("queued", attempt=1, tries=1, delay=5.0),
     "taken over": TaskState("running", attempt=2, tries=2, owner="b"),
 }
 EVENTS: dict[str, Event] = {
@@ -58,45 +58,45 @@ EVENTS: dict[str, Event] = {
 }
 SECOND = {"status": "running", "attempt": 2, "owner": "a", "step": 0, "steps": 0, "delay": 0.0}
 FIRST = {"status": "running", "attempt": 1, "tries": 1, "owner": "a"}
-"""Whatever is first heard of an attempt: its start may have been lost."""
-GIVEN_BACK = {"status": "queued", "owner": "", "step": 0, "steps": 0, "delay": 5.0}
-MOVES: dict[tuple[str, str], dict[str, object]] = {
+"""The state after the first event of an attempt, whichever it is: its Started event may have been lost."""
+RELEASED = {"status": "queued", "owner": "", "step": 0, "steps": 0, "delay": 5.0}
+CHANGES: dict[tuple[str, str], dict[str, object]] = {
     ("queued", "started 1"): {"status": "running", "attempt": 1, "tries": 1, "owner": "a"},
     ("queued", "started 2"): SECOND | {"tries": 1},
     ("queued", "progress"): FIRST | {"step": 4, "steps": 10},
     ("queued", "earlier progress"): FIRST | {"step": 2, "steps": 10},
     ("queued", "another owner's progress"): FIRST | {"owner": "b", "step": 4, "steps": 10},
-    ("queued", "released"): GIVEN_BACK | {"attempt": 1, "tries": 1},
-    ("queued", "released uncounted"): GIVEN_BACK | {"attempt": 1},
-    ("queued", "another owner's release"): GIVEN_BACK | {"attempt": 1, "tries": 1},
+    ("queued", "released"): RELEASED | {"attempt": 1, "tries": 1},
+    ("queued", "released uncounted"): RELEASED | {"attempt": 1},
+    ("queued", "another owner's release"): RELEASED | {"attempt": 1, "tries": 1},
     ("running", "started 2"): SECOND | {"tries": 2},
     ("running", "progress"): {"step": 4},
-    ("running", "released"): GIVEN_BACK | {"tries": 1},
-    ("running", "released uncounted"): GIVEN_BACK | {"tries": 0},
-    ("given back", "started 2"): SECOND | {"tries": 2},
+    ("running", "released"): RELEASED | {"tries": 1},
+    ("running", "released uncounted"): RELEASED | {"tries": 0},
+    ("released", "started 2"): SECOND | {"tries": 2},
     **{(state, "cancel"): {"cancel_requested": True} for state in STATES},
     **{
         (state, status): {"status": status, "owner": "", "delay": 0.0, "tries": max(1, STATES[state].tries)}
         for state, status in product(STATES, sorted(ENDED))
     },
 }
-"""What changes; a pair that is not here changes nothing."""
+"""The fields that change; a pair that is missing changes nothing."""
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(STATES, EVENTS)))
-def test_the_state_after_an_event_is_that_of_the_table(state: str, event: str):
+def test_an_event_changes_the_state_as_in_the_table(state: str, event: str):
     before = STATES[state]
-    assert apply(before, EVENTS[event]) == replace(before, **MOVES.get((state, event), {}))  # type: ignore[arg-type]
+    assert apply(before, EVENTS[event]) == replace(before, **CHANGES.get((state, event), {}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("status", "event"), list(product(sorted(ENDED), EVENTS)))
-def test_an_ended_task_never_moves(status: str, event: str):
+def test_no_event_changes_an_ended_task(status: str, event: str):
     ended = apply(TaskState(), outcome(status))
     assert ended.ended
     assert apply(ended, EVENTS[event]) is ended
 
 
-def test_a_cancel_asked_for_is_remembered_through_another_attempt():
+def test_a_requested_cancel_is_kept_through_another_attempt():
     state = TaskState()
     for event in (CANCEL, started(1), released(1), started(2)):
         state = apply(state, event)

@@ -1,4 +1,4 @@
-"""The low watermark: all below it is done with, and it never goes back."""
+"""The low watermark: every record below it is done, and it never goes back."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ def read(*offsets: int) -> Watermark:
     return watermark
 
 
-def test_it_stands_at_the_oldest_record_that_is_not_done_with():
+def test_the_watermark_is_the_oldest_record_that_is_not_done():
     watermark = read(5, 6, 7)
     watermark.closed(6)
     assert watermark.value == 5
@@ -21,14 +21,14 @@ def test_it_stands_at_the_oldest_record_that_is_not_done_with():
     assert watermark.value == 7
 
 
-def test_it_stands_one_past_the_last_record_when_all_is_done():
+def test_the_watermark_is_one_past_the_last_record_if_all_are_done():
     watermark = read(5, 6)
     watermark.closed(6)
     watermark.closed(5)
     assert watermark.value == 7
 
 
-def test_offsets_that_hold_no_record_are_stepped_over():
+def test_offsets_without_a_record_are_skipped():
     watermark = read(5, 9)
     watermark.closed(5)
     assert watermark.value == 9
@@ -42,7 +42,7 @@ def test_a_record_read_again_is_not_opened_again():
     assert watermark.value == 7
 
 
-def test_closing_what_was_never_read_changes_nothing():
+def test_closing_an_offset_that_was_never_read_changes_nothing():
     watermark = read(5)
     watermark.closed(4)
     watermark.closed(99)
@@ -50,7 +50,7 @@ def test_closing_what_was_never_read_changes_nothing():
 
 
 @given(st.data())
-def test_every_record_below_it_is_done_with_and_it_never_goes_back(data: st.DataObject):
+def test_every_record_below_the_watermark_is_done_and_it_never_goes_back(data: st.DataObject):
     watermark, read_so_far, done = Watermark(), set[int](), set[int]()
     offset, last = data.draw(st.integers(0, 1000)), 0
     for _ in range(data.draw(st.integers(0, 40))):
@@ -65,5 +65,5 @@ def test_every_record_below_it_is_done_with_and_it_never_goes_back(data: st.Data
             read_so_far.add(offset)
         assert watermark.value >= last
         last = watermark.value
-        assert {one for one in read_so_far if one < last} <= done
+        assert {read for read in read_so_far if read < last} <= done
         assert last == min(read_so_far - done, default=max(read_so_far) + 1)

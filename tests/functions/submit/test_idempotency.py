@@ -9,10 +9,10 @@ async def test_the_same_key_and_body_is_the_same_task_at_every_gateway():
     async with world() as w:
         (first, _), (second, _) = await w.gateway(), await w.gateway()
         headers = {"Idempotency-Key": "k1"}
-        one = (await first.post("/generate_image", json=BODY, headers=headers)).json()
+        first_answer = (await first.post("/generate_image", json=BODY, headers=headers)).json()
         reordered = dict(reversed(BODY.items()))
-        two = (await second.post("/generate_image", json=reordered, headers=headers)).json()
-        assert one["task_id"] == two["task_id"]
+        second_answer = (await second.post("/generate_image", json=reordered, headers=headers)).json()
+        assert first_answer["task_id"] == second_answer["task_id"]
         assert len(w.tasks()) == 1
 
 
@@ -20,11 +20,11 @@ async def test_a_reused_key_is_refused_and_another_users_is_another_task():
     async with world() as w:
         client, _ = await w.gateway()
         headers = {"Idempotency-Key": "k1"}
-        one = (await client.post("/generate_image", json=BODY, headers=headers)).json()
+        first_answer = (await client.post("/generate_image", json=BODY, headers=headers)).json()
         other = {**BODY, "prompt": "a blue circle"}
         is_problem(await client.post("/generate_image", json=other, headers=headers), 422, "idempotency_key_reused")
         ada = (await client.post("/generate_image", json={**BODY, "user_id": "ada"}, headers=headers)).json()
-        assert ada["task_id"] != one["task_id"]
+        assert ada["task_id"] != first_answer["task_id"]
         assert len(w.tasks()) == 2
 
 
@@ -32,13 +32,17 @@ async def test_a_repeated_key_says_how_the_task_ended_after_the_log_has_forgotte
     async with world() as w:
         client, _ = await w.gateway()
         headers = {"Idempotency-Key": "k1"}
-        one = (await client.post("/generate_image", json=BODY, headers=headers)).json()
+        first_answer = (await client.post("/generate_image", json=BODY, headers=headers)).json()
         await w.end(w.tasks()[0], announced=False)
         for lane in w.settings.lane_names:
             w.broker.topics[lane].clear()
         later, _ = await w.gateway()
-        two = await later.post("/generate_image", json=BODY, headers=headers)
-        assert (two.status_code, two.json()["task_id"], two.json()["status"]) == (200, one["task_id"], "completed")
+        second_answer = await later.post("/generate_image", json=BODY, headers=headers)
+        assert (second_answer.status_code, second_answer.json()["task_id"], second_answer.json()["status"]) == (
+            200,
+            first_answer["task_id"],
+            "completed",
+        )
         assert w.tasks() == []
 
 

@@ -74,8 +74,8 @@ async def test_a_negative_prompt_is_refused_where_the_model_takes_none():
     async with world() as w:
         await w.log.append_card(card("plain", negative_prompt=False))
         client, _ = await w.gateway()
-        asked = {**BODY, "model_name": "plain", "negative_prompt": "blue"}
-        is_problem(await client.post("/generate_image", json=asked), 422, "negative_prompt_not_supported")
+        body = {**BODY, "model_name": "plain", "negative_prompt": "blue"}
+        is_problem(await client.post("/generate_image", json=body), 422, "negative_prompt_not_supported")
 
 
 async def test_a_refusal_names_what_would_have_been_accepted():

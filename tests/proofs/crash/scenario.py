@@ -1,4 +1,4 @@
-"""The day on twins, with a clock that is turned; and what must be true of it in the end."""
+"""The scenario on twins with a manual clock, and the promises that are checked at its end."""
 
 import asyncio
 import heapq
@@ -8,48 +8,51 @@ from dataclasses import dataclass, field
 
 from adapters.clock import ManualClock, settle
 from adapters.memory_log import DEAD_LETTERS, MemoryLog
-from adapters.memory_runner import image_bytes
+from adapters.memory_runner import image_file
 from functions.consume.consumer import build_consumer
 from tasks.lease import LEASE_SECONDS
 from tasks.outcome_json import outcome_key
 from tasks.runner_api import RunRequest
 from tasks.task import Task
-from tests.proofs.crash.ports import Fate, FatedClock, FatedLog, FatedRunner, FatedStore, Mode, Point
-from tests.proofs.crash.story import CARDS, CARDS_BEFORE, POISON, Expected, MoodyRunner, tell
+from tests.proofs.crash.ports import FaultyClock, FaultyLog, FaultyRunner, FaultyStore, Mode, Point, ProcessFault
+from tests.proofs.crash.story import CARDS, CARDS_WITHOUT_RUNNERS, POISON, Expected, FailingRunner, run_story
 from tests.support.world import Running, World
 
 AWAY_SECONDS = 1.5 * LEASE_SECONDS
-"""How long a zombie is away: its lease has lapsed when it is back."""
-PATIENCE_SECONDS = 120.0
+"""How long a fault lasts: the leases of the process have expired when it recovers."""
+LONGEST_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Play:
-    """Who meets which fate where, and when the next consumer is started: at once, or when the day is over. `again` is the
-    point at which that one dies too. Of what a `mute` victim emits without waiting nothing arrives."""
+class FaultCase:
+    """Which consumer has which fault at which point.
+
+    `successor_at_once`: another consumer starts at the fault, otherwise after the scenario. `again`: the point at which
+    that successor dies too. `mute`: the events that the victim emits are dropped.
+    """
 
     victim: str = "first"
     point: Point | None = None
     mode: Mode = "killed"
-    heir_at_once: bool = True
+    successor_at_once: bool = True
     again: Point | None = None
     mute: bool = False
 
 
-class SwiftClock(ManualClock):
-    """Goes on as soon as nothing is left to do, for there is nothing but memory to wait for."""
+class ImmediateClock(ManualClock):
+    """Moves to the next sleeper as soon as the event loop is idle: twins wait for nothing but the clock."""
 
     async def advance(self, seconds: float) -> None:
         end = self._elapsed + seconds
         while self._sleepers and self._sleepers[0][0] <= end:
             self._elapsed, _, woken = heapq.heappop(self._sleepers)
             woken.set()
-            await quiet()
+            await until_idle()
         self._elapsed = end
-        await quiet()
+        await until_idle()
 
 
-async def quiet() -> None:
+async def until_idle() -> None:
     """Let everything that is ready on the event loop run."""
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
     await asyncio.sleep(0)
@@ -58,30 +61,30 @@ async def quiet() -> None:
 
 
 @dataclass
-class Day(World):
-    """A world in which one consumer has a fate."""
+class TwinScenario(World):
+    """A world in which the scenario runs and one consumer has a fault."""
 
-    clock: ManualClock = field(default_factory=SwiftClock)
-    play: Play = Play()
-    named: dict[str, tuple[Running, Fate]] = field(default_factory=dict)
-    asked: dict[str, Expected] = field(default_factory=dict)
-    running_then: Counter[str] = field(default_factory=Counter)
-    """In how many processes that were struck each task ran."""
+    clock: ManualClock = field(default_factory=ImmediateClock)
+    case: FaultCase = FaultCase()
+    named: dict[str, tuple[Running, ProcessFault]] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
+    interrupted: Counter[str] = field(default_factory=Counter)
+    """In how many faulty processes each task ran: so many extra attempts are allowed."""
     leaving: set[str] = field(default_factory=set)
-    """The tasks that the second consumer ran when it was stopped: it releases those that outlive its grace."""
-    verdict: list[str] = field(default_factory=list)
-    """The promises that did not hold in the end, in words."""
+    """The tasks that the second consumer ran when it was stopped. It releases those that outlive its grace."""
+    violations: list[str] = field(default_factory=list)
+    """The promises that did not hold at the end, as sentences."""
     _strikes: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.cards = {card.model: card for card in CARDS}
-        self.runners = {runner.url: runner for runner in (MoodyRunner(card, self.clock) for card in CARDS)}
+        self.runners = {runner.url: runner for runner in (FailingRunner(card, self.clock) for card in CARDS)}
 
     @property
-    def fate(self) -> Fate:
-        """The victim's."""
-        return self.named[self.play.victim][1]
+    def fault(self) -> ProcessFault:
+        """The victim's fault."""
+        return self.named[self.case.victim][1]
 
     async def append(self, task: Task) -> None:
         await self.client.append_task(task)
@@ -94,95 +97,97 @@ class Day(World):
         await self.clock.advance(seconds)
 
     async def leave(self, name: str) -> None:
-        running, fate = self.named[name]
-        if fate.met:
+        running, fault = self.named[name]
+        if fault.reached:
             return
         self.leaving = set(running.consumer.attempts.under_way)
         leaving = asyncio.ensure_future(running.stop(grace=1))
         await settle()
         await self.clock.advance(1.2)
-        if not fate.met:
+        if not fault.reached:
             await leaving
 
     async def launch(self, name: str) -> None:
-        """One more consumer; the victim of the play has the fate of the play."""
-        play, mine = self.play, name == self.play.victim
-        point = play.point if mine else play.again if name == "heir" else None
-        mode: Mode = play.mode if mine else "killed"
+        """Start one more consumer. The victim of the case gets the fault of the case."""
+        case, mine = self.case, name == self.case.victim
+        point = case.point if mine else case.again if name == "successor" else None
+        mode: Mode = case.mode if mine else "killed"
         log = MemoryLog(self.broker)
-        fate = Fate(point, mode, lambda: self._strikes.append(asyncio.ensure_future(self._strike(running, fate))))
-        fate.mute = play.mute and mine
+        fault = ProcessFault(
+            point, mode, lambda: self._strikes.append(asyncio.ensure_future(self._strike(running, fault)))
+        )
+        fault.mute = case.mute and mine
 
         async def addresses() -> Sequence[str]:
             return list(self.runners)
 
         consumer = build_consumer(
             self.settings,
-            task_log=FatedLog(log, fate),
-            store=FatedStore(self.store, fate),
-            clock=FatedClock(self.clock, fate),
+            task_log=FaultyLog(log, fault),
+            store=FaultyStore(self.store, fault),
+            clock=FaultyClock(self.clock, fault),
             addresses=addresses,
-            connect=lambda url: FatedRunner(self.runners[url], fate),
+            connect=lambda url: FaultyRunner(self.runners[url], fault),
         )
         running = Running(log, consumer, asyncio.create_task(consumer.run()))
         self.consumers.append(running)
-        self.named[name] = (running, fate)
+        self.named[name] = (running, fault)
         await settle()
 
-    async def _strike(self, running: Running, fate: Fate) -> None:
-        leaving = self.leaving if self.play.victim == "second" else set()
-        self.running_then.update({*running.consumer.attempts.under_way, *leaving})
-        if fate.mode == "killed":
+    async def _strike(self, running: Running, fault: ProcessFault) -> None:
+        leaving = self.leaving if self.case.victim == "second" else set()
+        self.interrupted.update({*running.consumer.attempts.under_way, *leaving})
+        if fault.mode == "killed":
             await running.kill()
         else:
             running.log.leave()
-        if self.play.heir_at_once or self.asked:
-            await self.start_heir()
-        if fate.mode != "killed":
+        if self.case.successor_at_once or self.expected:
+            await self.start_successor()
+        if fault.mode != "killed":
             await self.clock.sleep(AWAY_SECONDS)
-            fate.mend()
+            fault.recover()
 
-    async def start_heir(self) -> None:
-        """The consumer that is started on what is left; should it die too, one more."""
-        await self.launch("last" if "heir" in self.named else "heir")
+    async def start_successor(self) -> None:
+        """Start the consumer that takes over. If it dies too, this starts the last one."""
+        await self.launch("last" if "successor" in self.named else "successor")
 
-    async def live(self) -> None:
-        """The whole day, and on until nothing is left to do."""
-        for card in CARDS_BEFORE:
+    async def run(self) -> None:
+        """The whole scenario, and then until nothing is left to do."""
+        for card in CARDS_WITHOUT_RUNNERS:
             await self.client.append_card(card)
-        self.asked = await tell(self)
-        if self.fate.met and not self.play.heir_at_once:
-            await self.start_heir()
+        self.expected = await run_story(self)
+        if self.fault.reached and not self.case.successor_at_once:
+            await self.start_successor()
         waited = 0.0
-        while not self.at_rest() and waited < PATIENCE_SECONDS:
+        while not self.at_rest() and waited < LONGEST_SECONDS:
             await self.clock.advance(1)
             waited += 1
 
     def at_rest(self) -> bool:
-        """Whether nothing more will happen."""
-        away = any(fate.away for _, fate in self.named.values())
-        busy = any(one.consumer.background.busy for one in self.alive())
-        ended = all(outcome_key(one.task.task_id) in self.store.objects for one in self.asked.values())
+        """Whether nothing more will happen: every task ended, every offset committed, every fault over."""
+        away = any(fault.is_away for _, fault in self.named.values())
+        busy = any(running.consumer.background.busy for running in self.alive())
+        ended = all(outcome_key(task.task.task_id) in self.store.objects for task in self.expected.values())
         return ended and not away and not busy and self.watermark_at_end()
 
-    def broken(self) -> list[str]:
-        """The promises that do not hold, in words."""
-        wrong = [f"{name}: {what}" for name, expected in self.asked.items() for what in self._broken_about(expected)]
+    def broken_promises(self) -> list[str]:
+        """The promises that do not hold, as sentences."""
+        broken = [f"{name}: {what}" for name, task in self.expected.items() for what in self._broken_for(task)]
         if not self.watermark_at_end():
-            wrong.append(f"the watermark stands at {self.broker.committed}")
+            broken.append(f"the watermark is at {self.broker.committed}")
         if POISON not in [letter.value for letter in self.broker.topics[DEAD_LETTERS][0]]:
-            wrong.append("the poison record is not with the dead letters")
-        for one in self.alive():
-            left = [known.task_id for known in one.consumer.view.unfinished()]
-            held = left or one.consumer.attempts.under_way or one.consumer.dispatcher.partitions.unfinished
-            if held or one.consumer.background.busy:
-                wrong.append(f"a consumer still holds {held or 'work in the background'}")
+            broken.append("the poison record is not a dead letter")
+        for running in self.alive():
+            left = [task.task_id for task in running.consumer.view.unfinished()]
+            held = left or running.consumer.attempts.under_way or running.consumer.dispatcher.partitions.unfinished
+            if held or running.consumer.background.busy:
+                broken.append(f"a consumer still holds {held or 'work in the background'}")
         if busy := [task_id for runner in self.runners.values() for task_id in runner.running]:
-            wrong.append(f"a runner still runs {busy}")
-        return wrong
+            broken.append(f"a runner still runs {busy}")
+        return broken
 
-    def _broken_about(self, expected: Expected) -> list[str]:
-        task, wrong = expected.task, []
+    def _broken_for(self, expected: Expected) -> list[str]:
+        task, broken = expected.task, []
         try:
             outcome = self.outcome(task)
         except (AssertionError, KeyError) as error:
@@ -190,33 +195,35 @@ class Day(World):
         if outcome is None:
             return ["has no outcome"]
         if outcome.status not in expected.ends:
-            wrong.append(f"ended {outcome.status}")
-        wanted = task.image_params.num_images if outcome.status == "completed" else 0
-        drawn = [image_bytes(request, n, {}) for request in self.requests(task)[:1] for n in range(wanted)]
+            broken.append(f"ended {outcome.status}")
+        images = task.image_params.num_images if outcome.status == "completed" else 0
+        drawn = [image_file(request, n, {}) for request in self.requests(task)[:1] for n in range(images)]
         if [self.store.objects[image.key] for image in outcome.images] != drawn:
-            wrong.append(f"its pictures are not the {wanted} that were drawn for it")
-        given_back = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))
-        ran, may = len(self.requests(task)), expected.runs + self.running_then[task.task_id] + given_back
-        if self.play.mode == "killed" and not self.play.mute and ran > may:
-            wrong.append(f"ran {ran} times, which is more than {may}")
-        return wrong
+            broken.append(f"its pictures are not the {images} that were drawn for it")
+        released = sum(getattr(event, "code", "") == "shutting_down" for event in self.events(task))
+        ran, allowed = len(self.requests(task)), expected.runs + self.interrupted[task.task_id] + released
+        if self.case.mode == "killed" and not self.case.mute and ran > allowed:
+            broken.append(f"ran {ran} times, which is more than {allowed}")
+        return broken
 
     def requests(self, task: Task) -> list[RunRequest]:
-        """What runners were asked to draw for the task."""
-        return [one for runner in self.runners.values() for one in runner.ran if one.task_id == task.task_id]
+        """The requests that runners accepted for the task."""
+        return [
+            request for runner in self.runners.values() for request in runner.ran if request.task_id == task.task_id
+        ]
 
     def alive(self) -> list[Running]:
-        """The consumers that still work."""
-        return [one for one in self.consumers if one.working]
+        """The consumers that are running."""
+        return [running for running in self.consumers if running.working]
 
 
-async def day(play: Play) -> Day:
-    """Live the day to its end."""
-    made = Day(play=play)
+async def run_case(case: FaultCase) -> TwinScenario:
+    """Run the scenario with the fault of this case to its end."""
+    scenario = TwinScenario(case=case)
     try:
-        await made.live()
+        await scenario.run()
     finally:
-        made.verdict = made.broken()
-        for running in made.consumers:
+        scenario.violations = scenario.broken_promises()
+        for running in scenario.consumers:
             await running.kill()
-    return made
+    return scenario

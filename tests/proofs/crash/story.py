@@ -1,4 +1,4 @@
-"""One day in the life of a queue with everything in it, told once, for twins and for real servers alike."""
+"""One scenario with every kind of task and event in it. It runs on twins and on real servers."""
 
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -14,25 +14,25 @@ from tasks.task import Lora, Task
 from tests.support.world import card
 
 ONE, OTHER = "sd-mini", "sd-turbo"
-"""Two models whose lanes go to different owners when there are two."""
+"""Two models whose partitions have different owners when there are two consumers."""
 CARDS = (card(ONE, pixel_budget=3 * 64 * 64), card(OTHER, pixel_budget=64 * 64))
-CARDS_BEFORE = tuple(card.model_copy(update={"runners": 0}) for card in CARDS)
-"""What the log says when the day begins: the models are known, and their runners were away."""
+CARDS_WITHOUT_RUNNERS = tuple(card.model_copy(update={"runners": 0}) for card in CARDS)
+"""The cards in the log when the scenario begins: the models are known and have no runners."""
 STEP_SECONDS = 0.5
 POISON = b"nonsense"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A task, how it may end, and how often it runs when nothing happens to its consumer."""
+    """A task, the statuses it may end with, and how many attempts it takes if its consumer has no fault."""
 
     task: Task
     ends: tuple[str, ...]
     runs: int = 1
 
 
-class House(Protocol):
-    """Where the day is lived."""
+class ScenarioHost(Protocol):
+    """The service that a scenario runs on: twins or real servers."""
 
     async def submit(self, **body: object) -> Task:
         """Append a task as the gateway does."""
@@ -47,7 +47,7 @@ class House(Protocol):
         ...
 
     async def cancel(self, task: Task) -> None:
-        """Ask for a cancel as the gateway does."""
+        """Request a cancel as the gateway does."""
         ...
 
     async def launch(self, name: str) -> None:
@@ -55,7 +55,7 @@ class House(Protocol):
         ...
 
     async def leave(self, name: str) -> None:
-        """End the consumer as SIGTERM does, with a second's grace, if it still lives."""
+        """Shut the consumer down as SIGTERM does, with one second of grace, unless it is dead."""
         ...
 
     async def wait(self, seconds: float) -> None:
@@ -63,47 +63,47 @@ class House(Protocol):
         ...
 
 
-async def tell(house: House) -> dict[str, Expected]:
-    """Live the day; what was asked for, by name."""
-    asked: dict[str, Expected] = {}
+async def run_story(host: ScenarioHost) -> dict[str, Expected]:
+    """Run the scenario. Returns what is expected of each task, by the task's name."""
+    expected: dict[str, Expected] = {}
 
     async def expect(name: str, *ends: str, runs: int = 1, **body: object) -> Task:
-        task = await house.submit(**{"model_name": ONE, "prompt": name, "image_params": {"steps": 2}} | body)
-        asked[name] = Expected(task, ends, runs)
+        task = await host.submit(**{"model_name": ONE, "prompt": name, "image_params": {"steps": 2}} | body)
+        expected[name] = Expected(task, ends, runs)
         return task
 
-    await house.poison()
+    await host.poison()
     await expect("two pictures", "completed", image_params={"steps": 2, "num_images": 2})
-    await house.launch("first")
+    await host.launch("first")
     canceled = await expect("canceled while it runs", "canceled", image_params={"steps": 40})
     await expect("fills the other", "completed", model_name=OTHER, image_params={"steps": 8})
-    # A consumer that died let go of the runner: these two may find it free.
+    # If the consumer died, its runner is free again and these two tasks may start.
     waiting = await expect("canceled in the queue", "canceled", "completed", model_name=OTHER)
     await expect("expires", "expired", "completed", model_name=OTHER, start_within=2)
     twice = await expect("with a lora", "completed", loras=["night"])
-    await house.append(twice)
+    await host.append(twice)
     await expect("fails once", "completed", runs=2)
     await expect("fails always", "failed", runs=3)
-    await house.wait(0.7)
-    await house.cancel(waiting)
-    await house.wait(1)
-    await house.cancel(canceled)
+    await host.wait(0.7)
+    await host.cancel(waiting)
+    await host.wait(1)
+    await host.cancel(canceled)
     refused = twice.model_copy(update={"task_id": uuid.uuid4().hex, "loras": (Lora(name="nope"),)})
-    asked["asks for a lora there is not"] = Expected(refused, ("failed",), 0)
-    await house.append(refused)
-    await house.wait(0.8)
-    await house.launch("second")
+    expected["asks for a lora there is not"] = Expected(refused, ("failed",), 0)
+    await host.append(refused)
+    await host.wait(0.8)
+    await host.launch("second")
     await expect("busy once", "completed")
     await expect("runs at the second", "completed", model_name=OTHER, image_params={"steps": 14})
-    await house.wait(3)
-    await house.leave("second")
+    await host.wait(3)
+    await host.leave("second")
     await expect("after the rebalance", "completed", model_name=OTHER)
-    await house.wait(4)
-    return asked
+    await host.wait(4)
+    return expected
 
 
-class MoodyRunner(MemoryRunner):
-    """Fails as the prompt tells it to."""
+class FailingRunner(MemoryRunner):
+    """Fails or refuses the attempts whose prompts name it."""
 
     def __init__(self, card: ServedModel, clock: Clock) -> None:
         super().__init__(card, clock, STEP_SECONDS, f"memory://{card.model}")
@@ -116,5 +116,5 @@ class MoodyRunner(MemoryRunner):
         fails = request.prompt == "fails always" or (request.attempt == 1 and request.prompt == "fails once")
         async for frame in super().run(request, inputs):
             if fails and frame.kind == "step":
-                raise GenerationFailed("It was told to.")
+                raise GenerationFailed("The prompt asks for a failure.")
             yield frame

@@ -1,4 +1,4 @@
-"""Some of the points at which a consumer dies, on the real broker and store: the days are lived side by side."""
+"""Some of the points at which a consumer dies, on the real broker and store. The scenarios run side by side."""
 
 import asyncio
 import multiprocessing
@@ -25,24 +25,24 @@ from tasks.log import Place, Record
 from tasks.task import GenerateRequest, Task
 from tests.proofs.crash.ports import Point
 from tests.proofs.crash.process import consume
-from tests.proofs.crash.scenario import Play, day
-from tests.proofs.crash.story import CARDS, CARDS_BEFORE, ONE, POISON, Expected, tell
+from tests.proofs.crash.scenario import FaultCase, run_case
+from tests.proofs.crash.story import CARDS, CARDS_WITHOUT_RUNNERS, ONE, POISON, Expected, run_story
 from tests.support.servers import KafkaServer, S3Server
 
 T = TypeVar("T")
-SEED, DAYS = 7, 10
-BY_CHANCE = {
+SEED, SCENARIOS = 7, 10
+TIMING_DEPENDENT = {
     *("append card", "sleep"),
     *("delivery of assigned", "delivery of records", "delivery of revoked", "delivery to an orphan"),
 }
-"""How often these happen depends on how quick the real servers are."""
-READY_SECONDS, DAY_SECONDS = 120.0, 240.0
+"""How often a consumer makes these calls depends on the speed of the real servers."""
+READY_SECONDS, SCENARIO_SECONDS = 120.0, 240.0
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.proofs.crash.process"])
 
 
-async def insist(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask until the servers, which so many days at once keep busy, answer in time."""
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat the call until the servers answer in time: many scenarios at once keep them busy."""
     async with asyncio.timeout(READY_SECONDS):
         while True:
             try:
@@ -52,8 +52,8 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
 
 
 @dataclass
-class RealDay:
-    """One queue on the real servers; its first consumer dies at the point."""
+class RealScenario:
+    """One queue on the real servers. Its first consumer dies at the point."""
 
     settings: Settings
     environment: dict[str, str]
@@ -61,7 +61,7 @@ class RealDay:
     records: list[Record] = field(default_factory=list)
     consumers: dict[str, ForkServerProcess] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
-    following: list["asyncio.Future[None]"] = field(default_factory=list)
+    successors: list["asyncio.Future[None]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.clock, self.client, self.store = SystemClock(), KafkaLog(self.settings), S3Store(self.settings)
@@ -79,7 +79,7 @@ class RealDay:
         return task
 
     async def append(self, task: Task) -> None:
-        self.places[task.task_id] = await insist(lambda: self.client.append_task(task))
+        self.places[task.task_id] = await retry_until_available(lambda: self.client.append_task(task))
 
     async def poison(self) -> None:
         producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers, "partitioner": "murmur2"})
@@ -88,7 +88,7 @@ class RealDay:
 
     async def cancel(self, task: Task) -> None:
         event = CancelRequested(task_id=task.task_id, at=self.clock.now())
-        await insist(lambda: self.client.append_event(event, self.places[task.task_id].partition))
+        await retry_until_available(lambda: self.client.append_event(event, self.places[task.task_id].partition))
 
     async def launch(self, name: str) -> None:
         point = self.point if name == "first" else None
@@ -96,8 +96,8 @@ class RealDay:
         process.start()
         self.consumers[name] = process
         if name == "first":
-            self.following.append(asyncio.ensure_future(self._follow_up(process)))
-            await self.until(lambda: self.struck or bool(self.of_kind("event")), READY_SECONDS)
+            self.successors.append(asyncio.ensure_future(self._start_successor(process)))
+            await self.until(lambda: self.died or bool(self.of_kind("event")), READY_SECONDS)
 
     async def leave(self, name: str) -> None:
         self.consumers[name].terminate()
@@ -106,20 +106,20 @@ class RealDay:
         await self.clock.sleep(seconds)
 
     @property
-    def struck(self) -> bool:
-        """Whether the first consumer came to its point."""
+    def died(self) -> bool:
+        """Whether the first consumer died at its point."""
         return self.consumers["first"].exitcode is not None
 
-    async def _follow_up(self, process: ForkServerProcess) -> None:
+    async def _start_successor(self, process: ForkServerProcess) -> None:
         while process.exitcode is None:
             await asyncio.sleep(0.1)
-        await self.launch("heir")
+        await self.launch("successor")
 
     async def read(self) -> None:
-        """Read everything, for ever."""
-        async with aclosing(self.client.follow({})) as runs:
-            async for run in runs:
-                self.records += run.records
+        """Read every record of the log until canceled."""
+        async with aclosing(self.client.follow({})) as batches:
+            async for batch in batches:
+                self.records += batch.records
 
     def of_kind(self, kind: str) -> list[Record]:
         """All records of a kind so far."""
@@ -127,11 +127,11 @@ class RealDay:
 
     def outcomes(self, task: Task) -> list[Outcome]:
         """The announced outcomes of the task."""
-        found = [parse_event(one.value) for one in self.of_kind("event") if one.key == task.task_id]
-        return [event for event in found if isinstance(event, Outcome)]
+        events = [parse_event(record.value) for record in self.of_kind("event") if record.key == task.task_id]
+        return [event for event in events if isinstance(event, Outcome)]
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Whether it came to hold within so many seconds."""
+        """Whether the condition came to hold within so many seconds."""
         end = self.clock.monotonic() + seconds
         while not holds():
             if self.clock.monotonic() > end:
@@ -139,62 +139,65 @@ class RealDay:
             await asyncio.sleep(0.1)
         return True
 
-    async def live(self) -> list[str]:
-        """The whole day, and on until nothing is left to do: the promises that do not hold, in words."""
+    async def run(self) -> list[str]:
+        """The whole scenario, and then until nothing is left to do. Returns the broken promises, as sentences."""
         reading = asyncio.ensure_future(self.read())
         try:
-            for card in CARDS_BEFORE:
-                await insist(lambda: self.client.append_card(card))  # noqa: B023
-            asked = await tell(self)
-            met = self.struck
-            if not met:
+            for card in CARDS_WITHOUT_RUNNERS:
+                await retry_until_available(lambda: self.client.append_card(card))  # noqa: B023
+            expected = await run_story(self)
+            died = self.died
+            if not died:
                 self.consumers["first"].kill()
-            await self.until(lambda: all(self.outcomes(one.task) for one in asked.values()), DAY_SECONDS)
+            await self.until(lambda: all(self.outcomes(task.task) for task in expected.values()), SCENARIO_SECONDS)
             at_end = await self.watermark_at_end()
-            wrong = [f"{name}: {what}" for name, one in asked.items() for what in await self._broken_about(one)]
-            if not met:
-                wrong.append("the day never came to the point")
+            broken = [f"{name}: {what}" for name, task in expected.items() for what in await self._broken_for(task)]
+            if not died:
+                broken.append("the scenario never reached the point")
             if not at_end:
-                wrong.append("the watermark does not stand at the end")
+                broken.append("the watermark is not at the end")
             if POISON not in await asyncio.to_thread(self.dead_letters):
-                wrong.append("the poison record is not with the dead letters")
-            return wrong
+                broken.append("the poison record is not a dead letter")
+            return broken
         finally:
-            for one in (beside := [reading, *self.following]):
-                one.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            background = [reading, *self.successors]
+            for work in background:
+                work.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             for process in self.consumers.values():
                 process.kill()
                 await asyncio.to_thread(process.join, 10)
             await self.client.close()
             self.store.close()
 
-    async def _broken_about(self, expected: Expected) -> list[str]:
-        told = self.outcomes(expected.task)
+    async def _broken_for(self, expected: Expected) -> list[str]:
+        announced = self.outcomes(expected.task)
         stored = await self.store.get_outcome(expected.task.task_id)
-        if stored is None or not told:
-            return [f"has no outcome: stored {stored}, announced {told}"]
-        wrong = [] if all(one == stored for one in told) else ["what was announced is not what is stored"]
+        if stored is None or not announced:
+            return [f"has no outcome: stored {stored}, announced {announced}"]
+        broken = (
+            [] if all(outcome == stored for outcome in announced) else ["the announced outcome is not the stored one"]
+        )
         if stored.status not in expected.ends:
-            wrong.append(f"ended {stored.status}")
+            broken.append(f"ended {stored.status}")
         if stored.status == "completed" and len(stored.images) != expected.task.image_params.num_images:
-            wrong.append(f"has {len(stored.images)} pictures")
+            broken.append(f"has {len(stored.images)} pictures")
         for image in stored.images:
             if len(await self.store.get_image(image.key)) != image.size:
-                wrong.append(f"the picture {image.key} is not whole")
-        return wrong
+                broken.append(f"the picture {image.key} is not whole")
+        return broken
 
     async def watermark_at_end(self) -> bool:
-        """Whether every lane came to be committed to its end."""
-        ends = await insist(self.client.ends)
+        """Whether every lane is committed to its end before the time limit."""
+        ends = await retry_until_available(self.client.ends)
         lanes = {key: end for key, end in ends.items() if key[0] in self.settings.lane_names and end}
         consumer = Consumer(self._reader())
-        asked = [TopicPartition(*key) for key in lanes]
+        partitions = [TopicPartition(*key) for key in lanes]
         limit = self.clock.monotonic() + READY_SECONDS
         try:
             while self.clock.monotonic() < limit:
-                found = await asyncio.to_thread(consumer.committed, asked, READY_SECONDS)
-                if {(tp.topic, tp.partition): tp.offset for tp in found} == lanes:
+                committed = await asyncio.to_thread(consumer.committed, partitions, READY_SECONDS)
+                if {(tp.topic, tp.partition): tp.offset for tp in committed} == lanes:
                     return True
                 await asyncio.sleep(0.2)
             return False
@@ -219,7 +222,7 @@ class RealDay:
 
 @pytest.fixture
 def servers(kafka: KafkaServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of whoever uses the real servers."""
+    """The environment of a process that uses the real servers."""
     environment = {
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
         "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
@@ -235,32 +238,32 @@ def servers(kafka: KafkaServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
 
 
 @asynccontextmanager
-async def a_place(environment: dict[str, str], point: Point) -> AsyncIterator[RealDay]:
-    """Topics, a group and a part of the bucket of its own."""
+async def real_scenario(environment: dict[str, str], point: Point) -> AsyncIterator[RealScenario]:
+    """A scenario with its own topics, its own group and its own prefix in the bucket."""
     name = f"t{uuid.uuid4().hex[:8]}"
     own = {"kafka_topic_prefix": name, "kafka_group": f"{name}.group", "kafka_partitions": 2, "s3_prefix": f"{name}/"}
     settings = load_settings().model_copy(update=own)
     await asyncio.to_thread(create_topics, settings)
-    made = RealDay(settings, environment, point)
-    await insist(made.client.ends)
-    yield made
+    scenario = RealScenario(settings, environment, point)
+    await retry_until_available(scenario.client.ends)
+    yield scenario
 
 
 async def sampled() -> list[Point]:
-    """Points of the day on twins, one of each of as many calls."""
-    seen = (await day(Play())).fate.passed
+    """Points of the scenario on twins: one point each of SCENARIOS different calls."""
+    passed = (await run_case(FaultCase())).fault.passed
     pick = random.Random(SEED)
-    calls = pick.sample(sorted({point.call for point in seen} - BY_CHANCE), DAYS)
-    return [pick.choice([point for point in seen if point.call == call and point.nth <= 2]) for call in calls]
+    calls = pick.sample(sorted({point.call for point in passed} - TIMING_DEPENDENT), SCENARIOS)
+    return [pick.choice([point for point in passed if point.call == call and point.nth <= 2]) for call in calls]
 
 
 @pytest.mark.timeout(600)
 async def test_a_consumer_killed_on_real_servers_loses_doubles_and_blocks_nothing(servers: dict[str, str]) -> None:
-    async def lived(point: Point) -> list[str]:
-        async with a_place(servers, point) as made:
-            return await made.live()
+    async def broken_promises(point: Point) -> list[str]:
+        async with real_scenario(servers, point) as scenario:
+            return await scenario.run()
 
     points = await sampled()
-    verdicts = await asyncio.gather(*map(lived, points))
+    results = await asyncio.gather(*map(broken_promises, points))
     print(*map(str, points), sep="\n")
-    assert not {str(point): wrong for point, wrong in zip(points, verdicts, strict=True) if wrong}
+    assert not {str(point): broken for point, broken in zip(points, results, strict=True) if broken}

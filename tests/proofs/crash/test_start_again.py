@@ -1,4 +1,4 @@
-"""What a consumer writes again when it is restarted, and what it must not. On twins."""
+"""Which records a restarted consumer writes again and which it must not write again. On twins."""
 
 from adapters.memory_log import DEAD_LETTERS, EVENTS, MODELS
 from tasks.capabilities import ServedModel
@@ -6,7 +6,7 @@ from tests.support.world import World, world
 
 
 def published(w: World) -> list[int]:
-    """How many runners of sd-mini there were, by every card in the log."""
+    """The number of runners of sd-mini in each card of the log, in order."""
     return [ServedModel.model_validate_json(record.value).runners for record in w.broker.topics[MODELS][0]]
 
 
@@ -23,7 +23,7 @@ async def test_a_model_whose_runners_left_before_the_start_is_published_without_
         assert published(w) == [1, 0, 1]
 
 
-async def test_a_model_whose_runners_are_there_again_needs_no_second_card() -> None:
+async def test_a_model_whose_runners_are_back_is_published_with_its_runners() -> None:
     async with world() as w:
         for _ in range(3):
             await (await w.start()).kill()

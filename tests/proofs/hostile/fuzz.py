@@ -1,8 +1,9 @@
 """`python -m tests.proofs.hostile.fuzz KIND --examples 10000 --seed 7`: hostile input by the thousand.
 
-Kinds: records (raw bytes on a lane), news (raw bytes among the events and the cards), requests (bodies and headers to POST /generate_image), routes (any method, path,
-header and body), openapi (what schemathesis makes of the document, over a socket). Each run says what the answers were, and fails at the first that breaks a promise, with the shortest
-input that does.
+Kinds: records (raw bytes on a lane), news (raw bytes as events and cards), requests (bodies and headers to POST
+/generate_image), routes (any method, path, header and body), openapi (requests that schemathesis makes from the document,
+over a socket). Each run prints a count of the answers. It fails at the first broken promise and prints the shortest input
+that breaks it.
 """
 
 import argparse
@@ -29,18 +30,18 @@ from tests.support.world import LANES, SETTINGS, Running, World
 
 SEED = 7
 _SECONDS = 30.0
-"""An answer that takes longer counts as none; real seconds, generous for a busy machine."""
+"""The longest time for an answer, in real seconds; generous for a busy machine."""
 _GOOD = {"model_name": "sd-mini", "prompt": "a red circle"}
 
 
 class Service:
-    """A whole service on twins, and what it answered so far."""
+    """A whole service on twins, and a count of its answers."""
 
     def __init__(self) -> None:
-        """Nothing asked yet."""
+        """Nothing runs yet."""
         self.world = World()
         self.world.runner.step_seconds = 0.001
-        self.seen: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._stack = contextlib.AsyncExitStack()
         self._ids = itertools.count(1)
         self.consumer: Running
@@ -48,7 +49,7 @@ class Service:
         self.client: httpx.AsyncClient
 
     async def open(self) -> None:
-        """One consumer and one gateway, running."""
+        """Start one consumer and one gateway."""
         self.consumer = await self.world.start()
         settings = SETTINGS.model_copy(update={"wait_limit": 0.01})
         log = MemoryLog(self.world.broker)
@@ -60,39 +61,39 @@ class Service:
         await settle()
 
     async def close(self) -> None:
-        """End both."""
+        """Stop both."""
         await self._stack.aclose()
         await self.consumer.kill()
 
     def fresh_id(self) -> str:
-        """A task id nobody had."""
+        """A task id that no task has."""
         return f"{next(self._ids):032x}"
 
     async def drained(self) -> None:
-        """Turn the clock until every record has its outcome or lies with the dead letters."""
+        """Advance the clock until every record has its outcome or is a dead letter."""
         for _ in range(200):
             assert not self.consumer.work.done(), f"the consumer ended: {self.consumer.work}"
             if self.world.watermark_at_end():
                 return
             await self.world.clock.advance(0.05)
-        raise AssertionError("a record has neither an outcome nor a place with the dead letters")
+        raise AssertionError("a record has no outcome and is not a dead letter")
 
     async def send(self, method: str, path: str, body: bytes, headers: list[tuple[str, str]]) -> httpx.Response:
-        """One request, whose answer must be one of ours."""
+        """Send one request. Its answer must be below 500, and every refusal must be a problem document."""
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        asked = self.client.request(method, path, content=body, headers=lines)
-        answer = await asyncio.wait_for(asked, _SECONDS)
+        request = self.client.request(method, path, content=body, headers=lines)
+        answer = await asyncio.wait_for(request, _SECONDS)
         assert answer.status_code < 500, (answer.status_code, answer.text)
-        self.seen[f"{answer.status_code}"] += 1
+        self.counts[f"{answer.status_code}"] += 1
         if answer.status_code >= 400 and method != "HEAD":
             assert answer.headers["content-type"] == "application/problem+json", answer.text
             code = answer.json()["code"]
             assert code in ERRORS
-            self.seen[code] += 1
+            self.counts[code] += 1
         return answer
 
     async def works(self) -> None:
-        """A good task is taken and ends, whatever was sent before."""
+        """A valid task is accepted and completes after everything that was sent before."""
         answer = await self.client.post("/generate_image", json=_GOOD)
         assert answer.status_code == 202, answer.text
         await self.drained()
@@ -104,31 +105,31 @@ class Service:
 async def put_record(
     service: Service, value: bytes, key: str, headers: dict[str, bytes], lane: str, again: bool
 ) -> None:
-    """One record on a lane, until it is done with."""
+    """Write one record to a lane and wait until it is done."""
     task_id = hostile.GOOD_ID if again else service.fresh_id()
     value = value.replace(hostile.GOOD_ID.encode(), task_id.encode())
     broker = service.world.broker
-    buried = len(broker.topics[DEAD_LETTERS][0])
+    letters_before = len(broker.topics[DEAD_LETTERS][0])
     place = broker.append(lane, broker.partition_of(key), key, value, headers)
     await settle()
     await service.drained()
-    letters = broker.topics[DEAD_LETTERS][0][buried:]
+    letters = broker.topics[DEAD_LETTERS][0][letters_before:]
     if letters:
         assert [letter.value for letter in letters] == [value]
-        service.seen["dead letter"] += 1
+        service.counts["dead letter"] += 1
     answer = await service.client.get(f"/check_status/{task_id}")
     assert answer.status_code < 500, answer.text
     if answer.status_code == 200:
         assert not letters or again
         status = answer.json()
         assert status["status"] in ("completed", "failed", "expired"), (status, place)
-        service.seen[status["error"]["code"] if status["error"] else status["status"]] += 1
+        service.counts[status["error"]["code"] if status["error"] else status["status"]] += 1
     elif not letters:
-        service.seen["another id's"] += 1
+        service.counts["a record with another id"] += 1
 
 
-async def put_news(service: Service, event: bytes, card: bytes) -> None:
-    """An event about a task nobody asked for, and a card of a model that is not there, which somebody then asks for."""
+async def put_event_and_card(service: Service, event: bytes, card: bytes) -> None:
+    """Write an event of an unknown task and a card of a model without runners; then submit a task for that model."""
     event = event.replace(hostile.GOOD_ID.encode(), service.fresh_id().encode())
     broker = service.world.broker
     broker.append(EVENTS, broker.partition_of("sd-mini"), "x", event, {})
@@ -138,12 +139,12 @@ async def put_news(service: Service, event: bytes, card: bytes) -> None:
     assert (await service.client.get("/models")).status_code == 200
     answer = await service.client.post("/generate_image", json={**_GOOD, "model_name": "other", "start_within": 0.01})
     assert answer.status_code < 500, answer.text
-    service.seen[f"{answer.status_code}"] += 1
+    service.counts[f"{answer.status_code}"] += 1
     await service.drained()
 
 
 async def post_request(service: Service, body: bytes, headers: list[tuple[str, str]]) -> None:
-    """One body to the submit route."""
+    """Post one body to the submit route."""
     json_type = [("Content-Type", "application/json")]
     lines = json_type + [line for line in headers if line[0] not in ("Content-Type", "Content-Length")]
     before = _tasks(service)
@@ -153,7 +154,7 @@ async def post_request(service: Service, body: bytes, headers: list[tuple[str, s
 
 
 async def call_route(service: Service, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> None:
-    """Any request."""
+    """Send any request."""
     await service.send(method, path, body, headers)
 
 
@@ -172,7 +173,7 @@ KINDS: dict[str, tuple[Callable[..., Awaitable[None]], dict[str, st.SearchStrate
             "again": st.sampled_from((False, False, False, False, True)),
         },
     ),
-    "news": (put_news, {"event": hostile.event_bodies, "card": hostile.card_bodies}),
+    "news": (put_event_and_card, {"event": hostile.event_bodies, "card": hostile.card_bodies}),
     "requests": (post_request, {"body": hostile.request_bodies, "headers": hostile.headers}),
     "routes": (
         call_route,
@@ -182,16 +183,16 @@ KINDS: dict[str, tuple[Callable[..., Awaitable[None]], dict[str, st.SearchStrate
 
 
 def run(kind: str, examples: int, seed: int = SEED) -> Counter[str]:
-    """So many examples of this kind, then one good task; what was seen. Raises at the first broken promise."""
+    """Send `examples` inputs of this kind, then one valid task. Returns the count of answers. Raises at a broken promise."""
     act, strategies = KINDS[kind]
     with asyncio.Runner() as runner:
-        houses: list[Service] = []
+        services: list[Service] = []
 
-        def house() -> Service:
-            if not houses:
-                houses.append(Service())
-                runner.run(houses[0].open())
-            return houses[0]
+        def current_service() -> Service:
+            if not services:
+                services.append(Service())
+                runner.run(services[0].open())
+            return services[0]
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
@@ -199,36 +200,36 @@ def run(kind: str, examples: int, seed: int = SEED) -> Counter[str]:
         )
         @given(**strategies)
         def example(**drawn: Any) -> None:
-            service = house()
+            service = current_service()
             try:
                 runner.run(act(service, **drawn))
             except BaseException:
-                # What it broke must not fail the next example too, or nothing could be made shorter.
-                houses.clear()
+                # A broken service must not fail the next example, or hypothesis could not shorten the input.
+                services.clear()
                 raise
 
         example()
-        service = house()
+        service = current_service()
         runner.run(service.works())
         runner.run(service.close())
-        return service.seen
+        return service.counts
 
 
 def main() -> None:
-    """Run one kind and say what was seen."""
+    """Run one kind and print the count of answers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=(*KINDS, "openapi"))
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=SEED)
-    asked = parser.parse_args()
-    logging.disable(logging.WARNING)  # one line a record, as it should be
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # otherwise one line for each record
     began = time.monotonic()
-    if asked.kind == "openapi":
-        seen = fuzz_openapi.run(asked.examples, asked.seed)
+    if arguments.kind == "openapi":
+        counts = fuzz_openapi.run(arguments.examples, arguments.seed)
     else:
-        seen = run(asked.kind, asked.examples, asked.seed)
-    print(f"{asked.kind}: {asked.examples} examples, seed {asked.seed}, {time.monotonic() - began:.0f} s")
-    for what, count in seen.most_common():
+        counts = run(arguments.kind, arguments.examples, arguments.seed)
+    print(f"{arguments.kind}: {arguments.examples} examples, seed {arguments.seed}, {time.monotonic() - began:.0f} s")
+    for what, count in counts.most_common():
         print(f"  {count:6} {what}")
 
 

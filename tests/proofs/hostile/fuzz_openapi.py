@@ -1,4 +1,4 @@
-"""Requests made by schemathesis from the OpenAPI document, over a socket, against a whole service on twins."""
+"""Requests that schemathesis makes from the OpenAPI document, over a socket, to a whole service on twins."""
 
 import itertools
 import time
@@ -22,10 +22,12 @@ _BODY = {"model_name": "sd-mini", "prompt": "a red circle"}
 
 
 def run(examples: int, seed: int) -> Counter[str]:
-    """Send about so many requests, valid and invalid ones of every operation, and count the answers by status. Raises
-    where an answer is not what the document says, or is a 5xx."""
+    """Send about `examples` requests, valid and invalid ones of every operation. Returns the number of answers by status.
+
+    Raises if an answer is a 5xx or not as documented.
+    """
     load_all_checks()
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     with ServedService(SETTINGS.model_copy(update={"wait_limit": 0.01})).running() as served:
         done, _ = ids = [_submit(served), _submit(served)]
         _await_end(served, done)
@@ -34,30 +36,30 @@ def run(examples: int, seed: int) -> Counter[str]:
         share = max(1, examples // (2 * len(operations)))
         for operation, mode in itertools.product(operations, (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)):
             cases = operation.as_strategy(generation_mode=mode)
-            known = st.sampled_from((*ids, None)) if mode is GenerationMode.POSITIVE else st.none()
+            existing = st.sampled_from((*ids, None)) if mode is GenerationMode.POSITIVE else st.none()
             given_share = hypothesis.settings(
                 max_examples=share, deadline=None, database=None, suppress_health_check=list(HealthCheck)
             )
             try:
-                hypothesis.seed(seed)(given_share(given(case=cases, known=known)(_send(seen))))()
+                hypothesis.seed(seed)(given_share(given(case=cases, existing=existing)(_send(counts))))()
             except Unsatisfiable:
                 # An operation without parameters has no invalid request.
-                seen["operations without a wrong request"] += 1
+                counts["operations without an invalid request"] += 1
         _await_end(served, _submit(served))
-    return seen
+    return counts
 
 
-def _send(seen: Counter[str]) -> Callable[[schemathesis.Case, str | None], None]:
-    def example(case: schemathesis.Case, known: str | None) -> None:
-        # Ids and a model that exist, which the document cannot name, so that some requests succeed.
-        if known and "task_id" in (case.path_parameters or {}):
-            case.path_parameters["task_id"] = known
-        if known and isinstance(case.body, dict):
+def _send(counts: Counter[str]) -> Callable[[schemathesis.Case, str | None], None]:
+    def example(case: schemathesis.Case, existing: str | None) -> None:
+        # The document cannot name ids and a model that exist: with them some requests succeed.
+        if existing and "task_id" in (case.path_parameters or {}):
+            case.path_parameters["task_id"] = existing
+        if existing and isinstance(case.body, dict):
             case.body["model_name"] = _BODY["model_name"]
         answer = case.call(timeout=60)
-        seen[f"{answer.status_code}"] += 1
+        counts[f"{answer.status_code}"] += 1
         # A request that the model cannot do is valid by the schema and refused with a 422. A body that is too large is
-        # refused with a 413 whatever else is wrong with it.
+        # refused with a 413 even if something else is wrong with it.
         excluded = [positive_data_acceptance, *([negative_data_rejection] if answer.status_code == 413 else [])]
         case.validate_response(answer, excluded_checks=excluded)
 

@@ -1,4 +1,4 @@
-"""What nobody should send, as hypothesis strategies: values at every edge, records, request bodies, headers and paths."""
+"""Hostile input as hypothesis strategies: values at every edge, records, request bodies, headers and paths."""
 
 import json
 from collections.abc import Sequence
@@ -142,11 +142,11 @@ scalars = numbers | strings.map(json.dumps) | strings.map(lambda text: json.dump
 _lists = st.lists(scalars, max_size=4).map(lambda items: f"[{','.join(items)}]")
 _maps = st.lists(st.tuples(strings.map(json.dumps), scalars), max_size=4).map(lambda pairs: written(pairs))
 values = st.one_of(scalars, scalars, scalars, st.sampled_from(RAW_STRINGS + NESTED), _lists, _maps)
-"""Text that is JSON, or nearly."""
+"""Text that is valid or almost valid JSON."""
 
 
 def written(pairs: Sequence[tuple[str, str]]) -> str:
-    """A JSON object of these keys and values, both already JSON; keys may repeat."""
+    """A JSON object of these keys and values, which are JSON already. Keys may repeat."""
     return "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
 
 
@@ -163,7 +163,7 @@ _special = {"image_params": _objects(PARAMS) | values, "loras": _loras | values}
 
 @st.composite
 def bodies(draw: st.DrawFn, fields_of: Sequence[str] = FIELDS, **good: str) -> bytes:
-    """A sound object (`good`: its fields, as JSON) of which a few fields are not; sometimes no object at all."""
+    """A valid object (`good`: its fields as JSON) with a few hostile fields; sometimes not an object at all."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=300) | values.map(_bytes))
     fields = dict(good)
@@ -234,7 +234,7 @@ headers = st.lists(
     ),
     max_size=5,
 )
-"""Header lines, some of them more than once."""
+"""Header lines; a name may repeat."""
 
 _ids = st.sampled_from(
     (GOOD_ID, "0" * 32, "..", "%2e%2e", "..%2f..%2fsystem%2fid_secret", "%00", "%ff%fe", "x" * 3000, "*")

@@ -1,4 +1,4 @@
-"""A gateway and a consumer on twins behind a real HTTP server, for callers that come over a socket."""
+"""A gateway and a consumer on twins behind a real HTTP server, for clients that connect over a socket."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ from tests.support.world import SETTINGS, World
 
 
 class ServedService:
-    """A service at an address; its parts live in a thread of their own."""
+    """A service that listens on an address. Its parts run in their own thread."""
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
-        """Not yet running."""
+        """Nothing runs yet."""
         self.settings = settings
         self.world: World
         self.gateway: GatewayApp
@@ -30,13 +30,13 @@ class ServedService:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """The host and the port that it listens on."""
         host, port = self._socket.getsockname()
         return host, port
 
     @property
     def url(self) -> str:
-        """The same as a URL."""
+        """The address as a URL."""
         return "http://{}:{}".format(*self.address)
 
     async def _serve(self) -> None:
@@ -45,7 +45,7 @@ class ServedService:
         consumer = await self.world.start()
         log = MemoryLog(self.world.broker)
         self.gateway = build_gateway(self.settings, task_log=log, store=self.world.store, clock=SystemClock())
-        # h11, as BentoML serves it.
+        # BentoML serves with h11 too.
         self._server = uvicorn.Server(
             uvicorn.Config(self.gateway.app, http="h11", log_config=None, access_log=False, timeout_keep_alive=75)
         )
@@ -58,7 +58,7 @@ class ServedService:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["ServedService"]:
-        """It, while it runs."""
+        """Run the service until the end of the block."""
         self._thread.start()
         assert self._ready.wait(60)
         try:

@@ -1,4 +1,4 @@
-"""Records on a real lane that the service never writes: each becomes a dead letter, and the queue goes on."""
+"""Records on a real lane that the service never writes: each becomes a dead letter, and the queue continues."""
 
 import asyncio
 import uuid
@@ -29,7 +29,7 @@ LARGEST = 1_048_588 - 100
 
 @asynccontextmanager
 async def consuming(settings: Settings) -> AsyncIterator[MemoryStore]:
-    """A consumer on the real log; its store and its runner are twins."""
+    """Run a consumer on the real log with a twin store and a twin runner. Yields the store."""
     store, log, clock = MemoryStore(), KafkaLog(settings), SystemClock()
     runner = MemoryRunner(card(), clock, 0.001)
 
@@ -49,19 +49,19 @@ async def consuming(settings: Settings) -> AsyncIterator[MemoryStore]:
 
 
 def write(settings: Settings, value: bytes | None, key: Any = b"sd-mini", headers: Any = None, **config: Any) -> None:
-    """What any Kafka client may do."""
+    """Write one record to the first lane, as any Kafka client can."""
     most = {"message.max.bytes": 1_000_000_000, "queue.buffering.max.kbytes": 2_000_000}
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers, **most, **config})
-    told: list[Any] = []
+    errors: list[Any] = []
     producer.produce(
-        settings.lane_names[0], value, key, headers=headers, on_delivery=lambda error, _: told.append(error)
+        settings.lane_names[0], value, key, headers=headers, on_delivery=lambda error, _: errors.append(error)
     )
     producer.flush(60)
-    assert told == [None]
+    assert errors == [None]
 
 
 def letters(settings: Settings, count: int) -> list[Message]:
-    """The first so many dead letters."""
+    """The first `count` dead letters."""
     reader = KafkaConsumer(
         {
             "bootstrap.servers": settings.kafka_bootstrap_servers,
@@ -71,29 +71,29 @@ def letters(settings: Settings, count: int) -> list[Message]:
         }
     )
     reader.assign([TopicPartition(settings.topic("dead_letter"), 0, 0)])
-    found: list[Message] = []
-    while len(found) < count:
+    messages: list[Message] = []
+    while len(messages) < count:
         message = reader.poll(30)
-        assert message is not None, f"{len(found)} dead letters"
+        assert message is not None, f"{len(messages)} dead letters"
         assert message.error() is None
-        found.append(message)
+        messages.append(message)
     reader.close()
-    return found
+    return messages
 
 
-async def ends(store: MemoryStore, task_id: str) -> None:
+async def wait_for_outcome(store: MemoryStore, task_id: str) -> None:
     async with asyncio.timeout(60):
         while await store.get_outcome(task_id) is None:
             await asyncio.sleep(0.05)
 
 
 HOSTILE: dict[str, dict[str, Any]] = {
-    "as large as the broker takes": {"value": b"x" * LARGEST},
-    "a bomb": {"value": b" " * 50_000_000, "compression.type": "zstd"},
+    "as large as the broker accepts": {"value": b"x" * LARGEST},
+    "a compression bomb": {"value": b" " * 50_000_000, "compression.type": "zstd"},
     "a bomb of JSON": {"value": b"[" * 20_000_000, "compression.type": "gzip"},
-    "nothing": {"value": None},
+    "no value": {"value": None},
     "no key": {"value": b"{", "key": None},
-    "a key that is no text": {"value": b"{", "key": b"\xff\xfe\x00"},
+    "a key that is not UTF-8": {"value": b"{", "key": b"\xff\xfe\x00"},
     "odd headers": {"value": b"{", "headers": [("a", None), ("a", b"\xff"), ("", b""), ("kafka_dlt-x", b"y"), ("é\x00", b"z")]},
     "many headers": {"value": b"{", "headers": [(f"h{n}", b"x" * 100) for n in range(5000)]},
 }  # fmt: skip
@@ -108,7 +108,7 @@ async def test_the_record_becomes_a_dead_letter_and_the_next_task_ends(kafka: Ka
         await asyncio.to_thread(lambda: write(settings, **record))
         task_id = uuid.uuid4().hex
         await asyncio.to_thread(write, settings, GOOD % task_id.encode())
-        await ends(store, task_id)
+        await wait_for_outcome(store, task_id)
         (letter,) = await asyncio.to_thread(letters, settings, 1)
         headers = dict(letter.headers() or [])
         assert headers["kafka_dlt-original-topic"] == settings.lane_names[0].encode()
@@ -128,8 +128,8 @@ async def test_a_header_whose_name_is_not_utf8_stops_nothing(kafka: KafkaServer)
         # After these records CPython has specialised the calls of the reader; see adapters/kafka_record.py.
         for task_id in (warm := [uuid.uuid4().hex for _ in range(40)]):
             await asyncio.to_thread(write, settings, GOOD % task_id.encode(), headers=[("a", b"b")])
-        await ends(store, warm[-1])
+        await wait_for_outcome(store, warm[-1])
         task_id = uuid.uuid4().hex
         value = GOOD % task_id.encode()
         await asyncio.to_thread(write_header_name, kafka.bootstrap, settings.lane_names[0], value, b"\xff\xfe")
-        await ends(store, task_id)
+        await wait_for_outcome(store, task_id)

@@ -23,7 +23,7 @@ from tests.proofs.hostile import hostile
 from tests.support.world import world
 
 GOOD = {
-    "task_id": f'"{hostile.GOOD_ID}"', "model_name": '"sd-mini"', "prompt": '"a red circle"', "width": "32", "height": "32",
+    "task_id": f'"{hostile.GOOD_ID}"', "model_name": '"sd-mini"', "prompt": '"a red circle"', "width": "64", "height": "64",
     "steps": "1", "guidance_scale": "1.0", "seed": "1", "scheduler": '"ddim"',
 }  # fmt: skip
 FIELDS = (
@@ -37,13 +37,16 @@ FIELDS = (
     "preview",
     "max_runtime",
     "inputs",
+    "requires",
+    "alias",
+    "drawn_at",
     "x",
 )
 seeded = hypothesis.settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 class ServedRunner:
-    """A runner of sd-mini in this process, loaded, and a loop of its own to ask it in."""
+    """A loaded runner of sd-mini in this process, with its own event loop for requests to it."""
 
     def __init__(self, cache: Path, runner: asyncio.Runner) -> None:
         settings = Settings(model_name="sd-mini", model_cache_dir=cache, runner_device="cpu", runner_grace=1)  # type: ignore[call-arg]
@@ -59,25 +62,25 @@ class ServedRunner:
             while (await self.client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.05)
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: Any = ()) -> httpx.Response:
+    def request(self, method: str, path: str, body: bytes = b"", headers: Any = ()) -> httpx.Response:
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        asked = self.client.request(method, path, content=body, headers=lines)
-        return self.runner.run(asyncio.wait_for(asked, 90))
+        request = self.client.request(method, path, content=body, headers=lines)
+        return self.runner.run(asyncio.wait_for(request, 90))
 
     def close(self) -> None:
         self.runner.run(self.lifespan.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRunner]:
+def served_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRunner]:
     from tools.miniatures.build import build_minis
 
     cache = tmp_path_factory.mktemp("model_cache")
     build_minis(cache)
     with asyncio.Runner() as runner:
-        door = ServedRunner(cache, runner)
-        yield door
-        door.close()
+        served_runner = ServedRunner(cache, runner)
+        yield served_runner
+        served_runner.close()
 
 
 def kinds(answer: httpx.Response) -> list[str]:
@@ -85,12 +88,12 @@ def kinds(answer: httpx.Response) -> list[str]:
     return [frame.kind for frame in decoder.feed(answer.content)]
 
 
-def test_whatever_is_sent_to_a_runner_it_refuses_or_ends_and_goes_on(door: ServedRunner) -> None:
+def test_a_runner_refuses_or_ends_any_request_and_serves_the_next(served_runner: ServedRunner) -> None:
     @hypothesis.seed(7)
     @seeded
     @given(body=hostile.bodies(FIELDS, **GOOD), headers=hostile.headers)
     def sent(body: bytes, headers: list[tuple[str, str]]) -> None:
-        answer = door.ask("POST", "/run", body, headers)
+        answer = served_runner.request("POST", "/run", body, headers)
         if answer.status_code == 200:
             assert kinds(answer)[-1] == "end"
         else:
@@ -99,32 +102,40 @@ def test_whatever_is_sent_to_a_runner_it_refuses_or_ends_and_goes_on(door: Serve
 
     sent()
     good = "{" + ",".join(f'"{name}":{value}' for name, value in GOOD.items()) + "}"
-    assert kinds(door.ask("POST", "/run", good.encode())) == ["accepted", "started", "step", "image", "end"]
+    assert kinds(served_runner.request("POST", "/run", good.encode())) == [
+        "accepted",
+        "started",
+        "step",
+        "image",
+        "end",
+    ]
 
 
-def test_a_body_far_too_large_is_not_read_to_its_end(door: ServedRunner) -> None:
-    answer = door.ask("POST", "/run", b" " * (5 * 1024**2))
+def test_a_body_far_too_large_is_not_read_to_its_end(served_runner: ServedRunner) -> None:
+    answer = served_runner.request("POST", "/run", b" " * (5 * 1024**2))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("path", ["/card/../../etc/passwd", "/run/..%2f", "/nothing", "/%00"])
-def test_there_is_nothing_beside_a_runners_own_addresses(door: ServedRunner, path: str) -> None:
-    assert door.ask("GET", path).status_code == 404
-    assert door.ask("DELETE", "/run").status_code == 405
+def test_a_runner_answers_no_path_and_method_beside_its_own(served_runner: ServedRunner, path: str) -> None:
+    assert served_runner.request("GET", path).status_code == 404
+    assert served_runner.request("DELETE", "/run").status_code == 405
 
 
 PROMPTS = [text for text in hostile.STRINGS if 0 < len(text) <= 2000]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_a_prompt_of_any_plane_is_drawn_and_stands_in_the_picture(door: ServedRunner, kind: str) -> None:
+def test_a_prompt_of_any_unicode_plane_is_drawn_and_stored_in_the_image(served_runner: ServedRunner, kind: str) -> None:
     from io import BytesIO
 
     from PIL import Image
 
     for prompt in (*PROMPTS, "ab\U0010ffff\u0000é" * 400):
         fields = {**GOOD, "prompt": json.dumps(prompt), "format": json.dumps(kind)}
-        answer = door.ask("POST", "/run", ("{" + ",".join(f'"{n}":{v}' for n, v in fields.items()) + "}").encode())
+        answer = served_runner.request(
+            "POST", "/run", ("{" + ",".join(f'"{n}":{v}' for n, v in fields.items()) + "}").encode()
+        )
         frames = list(Decoder().feed(answer.content))
         (data,) = [frame.payload for frame in frames if frame.kind == "image"]
         image = Image.open(BytesIO(data))
@@ -134,7 +145,7 @@ def test_a_prompt_of_any_plane_is_drawn_and_stands_in_the_picture(door: ServedRu
 
 
 def frames() -> st.SearchStrategy[bytes]:
-    """Bytes that are nearly a runner's answer."""
+    """Bytes that resemble a runner's answer."""
     header = st.dictionaries(
         st.sampled_from(
             ("kind", "step", "steps", "index", "content_type", "width", "height", "seed", "code", "message")
@@ -165,7 +176,7 @@ def _frame(kind: str, header: dict[str, Any], body: bytes) -> bytes:
 @hypothesis.seed(7)
 @hypothesis.settings(seeded, max_examples=1000)
 @given(data=frames(), cuts=st.lists(st.integers(1, 64), max_size=10))
-def test_bytes_that_are_no_frames_are_told_apart_from_frames(data: bytes, cuts: list[int]) -> None:
+def test_bytes_are_decoded_into_sound_frames_or_refused(data: bytes, cuts: list[int]) -> None:
     decoder, read = Decoder(), list[Frame]()
     try:
         for start, end in itertools.pairwise([0, *itertools.accumulate(cuts), len(data)]):
@@ -175,8 +186,8 @@ def test_bytes_that_are_no_frames_are_told_apart_from_frames(data: bytes, cuts: 
     assert all(list(Decoder().feed(encode(frame))) == [frame] for frame in read)
 
 
-def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
-    class Mad:
+def test_a_runner_that_answers_random_bytes_harms_only_its_own_task() -> None:
+    class RandomRunner:
         """Answers with the given bytes, in place of the twin's own answer."""
 
         def __init__(self) -> None:
@@ -196,9 +207,9 @@ def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
     def answered(data: bytes) -> None:
         async def go() -> None:
             async with world() as w:
-                mad, sane = Mad(), w.runner.run
-                mad.answer = data
-                w.runner.run = mad.run  # type: ignore[method-assign]
+                random_runner, real_run = RandomRunner(), w.runner.run
+                random_runner.answer = data
+                w.runner.run = random_runner.run  # type: ignore[method-assign]
                 consumer = await w.start()
                 task = await w.submit()
                 for _ in range(10):
@@ -207,13 +218,13 @@ def test_a_runner_that_says_anything_costs_its_task_and_nothing_else() -> None:
                         break
                 assert not consumer.work.done()
                 # A runner that did not accept the task costs it no try: it waits for a runner that accepts it.
-                waits = w.status(task) is None
-                assert not waits or w.started(task) == []
-                w.runner.run = sane  # type: ignore[method-assign]
+                waiting = w.status(task) is None
+                assert not waiting or w.started(task) == []
+                w.runner.run = real_run  # type: ignore[method-assign]
                 after = await w.submit()
                 await w.clock.advance(20)
                 assert w.status(after) == "completed"
-                assert w.status(task) in (("completed",) if waits else ("failed", "completed", "canceled", "expired"))
+                assert w.status(task) in (("completed",) if waiting else ("failed", "completed", "canceled", "expired"))
 
         asyncio.run(go())
 

@@ -1,4 +1,4 @@
-"""Bytes on a gateway's socket that are no HTTP, or HTTP that means two things: nothing breaks, and nobody else waits."""
+"""Bytes on a gateway's socket that are not HTTP or are ambiguous HTTP: nothing breaks, and no other client waits."""
 
 import re
 import socket
@@ -25,7 +25,7 @@ REFUSED = {
     "a length with a sign": POST + b"Content-Length: +37\r\n" + END + BODY,
     "an unknown transfer encoding": POST + b"Transfer-Encoding: gzip, chunked\r\n" + END + SMUGGLED,
     "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n" + END + SMUGGLED,
-    "a chunk size that is none": POST + b"Transfer-Encoding: chunked\r\n" + END + b"zz\r\n",
+    "a chunk size that is not a number": POST + b"Transfer-Encoding: chunked\r\n" + END + b"zz\r\n",
     "a chunk size without end": POST + b"Transfer-Encoding: chunked\r\n" + END + b"f" * 5000 + b"\r\n",
     "a header of 200 kB": GET + b"X-Long: " + b"a" * 200_000 + b"\r\n" + END,
     "20,000 headers": GET + b"".join(b"X-%d: a\r\n" % n for n in range(20_000)) + END,
@@ -39,7 +39,7 @@ REFUSED = {
     "HTTP/2 by guess": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a space in the address": b"GET /a b HTTP/1.1\r\nHost: x\r\n" + END,
     "a body that is JSON in UTF-16": POST + b"Content-Length: 4\r\n" + END + b"\xff\xfe{\x00",
-    "a body of a gigabyte, it says": POST + b"Content-Length: 1073741824\r\n" + END + b"x" * 1000,
+    "a body that claims a gigabyte": POST + b"Content-Length: 1073741824\r\n" + END + b"x" * 1000,
     "a chunked body without end": POST + b"Transfer-Encoding: chunked\r\n" + END + b"10000\r\n" + b" " * 65536 + b"\r\n"
     + (b"10000\r\n" + b" " * 65536 + b"\r\n") * 5,
     "a content type of bytes": b"POST /generate_image HTTP/1.1\r\nHost: x\r\nContent-Type: \xff\xfe\r\n" + LENGTH + END + BODY,
@@ -47,19 +47,19 @@ REFUSED = {
     "a websocket": GET + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
     "the proxy's method": b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n" + END,
-    "a climb out of the documentation's files": b"GET /static-offline-docs/..%2f..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n" + END,
-    "a climb with dots and all": b"GET /docs/../../../../etc/passwd HTTP/1.1\r\nHost: x\r\n" + END,
-    "a task named by a climb": b"GET /get_image/..%2f..%2fsystem%2fid_secret HTTP/1.1\r\nHost: x\r\n" + END,
-    "a NUL in a task's name": b"GET /check_status/%00%00 HTTP/1.1\r\nHost: x\r\n" + END,
-    "bytes that are no text in a task's name": b"GET /check_status/%ff%c0%af HTTP/1.1\r\nHost: x\r\n" + END,
-    "a host that is no host, and nothing there": b"GET /nothing HTTP/1.1\r\nHost: [\r\n" + END,
+    "a path out of the documentation's folder": b"GET /static-offline-docs/..%2f..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\n" + END,
+    "a path with plain dots": b"GET /docs/../../../../etc/passwd HTTP/1.1\r\nHost: x\r\n" + END,
+    "a path in place of a task id": b"GET /get_image/..%2f..%2fsystem%2fid_secret HTTP/1.1\r\nHost: x\r\n" + END,
+    "a NUL in a task id": b"GET /check_status/%00%00 HTTP/1.1\r\nHost: x\r\n" + END,
+    "bytes that are not UTF-8 in a task id": b"GET /check_status/%ff%c0%af HTTP/1.1\r\nHost: x\r\n" + END,
+    "an invalid host and an unknown path": b"GET /nothing HTTP/1.1\r\nHost: [\r\n" + END,
     "two Idempotency-Keys": POST + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n" + LENGTH + END + BODY,
     "a zipped body": POST + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n" + END + b"\x1f\x8b\x08\x00",
 }  # fmt: skip
 ANSWERED = {
     "HTTP/9.9": b"GET /models HTTP/9.9\r\nHost: x\r\n" + END,
-    "a host that is no host": b"GET /models HTTP/1.1\r\nHost: [\r\n" + END,
-    "an address with a host in it": b"GET http://[/models HTTP/1.1\r\nHost: x\r\n" + END,
+    "an invalid host": b"GET /models HTTP/1.1\r\nHost: [\r\n" + END,
+    "an address with an invalid host in it": b"GET http://[/models HTTP/1.1\r\nHost: x\r\n" + END,
     "Last-Event-ID junk": GET + b"Last-Event-ID: \xff\xfe,-1,../../x\r\n" + END,
     "a thousand Prefer lines": GET + b"Prefer: wait=0\r\n" * 1000 + END,
     "a header in two lines": GET + b"X-Fold: a\r\n b\r\n" + END,
@@ -74,7 +74,7 @@ def served() -> Iterator[ServedService]:
 
 
 def exchange(served: ServedService, data: bytes, *, hang_up: bool) -> bytes:
-    """Everything that comes back; whoever hangs up says no more, but still listens."""
+    """Send the data and return everything that the server answers. `hang_up`: close the sending side after the data."""
     answer = b""
     with socket.create_connection(served.address, timeout=30) as line:
         try:
@@ -86,7 +86,7 @@ def exchange(served: ServedService, data: bytes, *, hang_up: bool) -> bytes:
         except TimeoutError:
             raise
         except OSError:
-            # The server had enough before all was sent.
+            # The server closed the connection before all data was sent.
             return answer
     return answer
 
@@ -96,7 +96,7 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_is_refused_and_the_next_request_is_answered(served: ServedService, what: str) -> None:
+def test_a_hostile_request_is_refused_and_the_next_one_is_answered(served: ServedService, what: str) -> None:
     answer = exchange(served, REFUSED[what], hang_up=True)
     codes = statuses(answer)
     assert len(codes) <= 1, answer
@@ -106,13 +106,13 @@ def test_it_is_refused_and_the_next_request_is_answered(served: ServedService, w
 
 
 @pytest.mark.parametrize("what", ANSWERED)
-def test_it_is_read_as_it_was_meant(served: ServedService, what: str) -> None:
+def test_an_odd_but_valid_request_is_answered(served: ServedService, what: str) -> None:
     (code,) = statuses(exchange(served, ANSWERED[what], hang_up=False))
     assert code < 500
     assert httpx.get(f"{served.url}/models", timeout=30).status_code == 200
 
 
-def test_a_caller_who_hangs_up_in_the_middle_of_a_body_is_no_mistake_of_ours(
+def test_a_client_that_hangs_up_within_a_body_is_not_counted_as_an_internal_error(
     served: ServedService, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Explore every world and say what was seen: `python -m tests.proofs.protocol`, or with the names of some worlds."""
+"""Explore every world, or the named ones, and print the result: `python -m tests.proofs.protocol [NAME ...]`."""
 
 import argparse
 import sys
@@ -12,11 +12,11 @@ worlds = QUICK | FULL
 parser = argparse.ArgumentParser(description="Explore every world of the protocol's model.")
 parser.add_argument("names", nargs="*", default=list(worlds), help="which ones; default: all")
 parser.add_argument("--most", type=int, default=10_000_000, help="states of one world; beyond, ends are not checked")
-asked = parser.parse_args()
+arguments = parser.parse_args()
 broken = 0
-for name in asked.names:
+for name in arguments.names:
     tasks, faults = worlds[name]
-    found = explore(first(2, tasks, faults), Model().steps, ended, asked.most)
-    broken += bool(found.broken)
-    print(f"{name} (tasks: {tasks}): {found}", flush=True)
+    explored = explore(first(2, tasks, faults), Model().steps, ended, arguments.most)
+    broken += bool(explored.broken)
+    print(f"{name} (tasks: {tasks}): {explored}", flush=True)
 sys.exit(broken)

@@ -1,4 +1,4 @@
-"""Every state that can be reached, breadth first, so that the first trace to a broken promise is a shortest one."""
+"""Visit every reachable state breadth first, so that the first trace to a broken promise is a shortest one."""
 
 import gc
 from array import array
@@ -12,13 +12,13 @@ State = TypeVar("State", bound=Hashable)
 
 
 class BrokenPromiseError(Exception):
-    """What was promised and would not hold after this step."""
+    """The promise that does not hold after this step."""
 
 
 @dataclass(frozen=True)
 class Step(Generic[State]):
-    """One way on: `take` gives the state after it or raises BrokenPromiseError. A `fault` may happen and need not;
-    everything else happens in the end."""
+    """One possible step: `take` returns the state after it or raises BrokenPromiseError. A `fault` may never happen;
+    every other step that stays possible happens eventually."""
 
     name: str
     take: Callable[[], State]
@@ -27,7 +27,7 @@ class Step(Generic[State]):
 
 @dataclass(frozen=True)
 class Explored:
-    """What was seen, and the shortest way to what should not be: `trace` is empty where every promise holds."""
+    """What was visited, and the shortest trace to a broken promise; `trace` is empty if every promise holds."""
 
     states: int
     steps: int
@@ -38,7 +38,7 @@ class Explored:
     complete: bool = True
 
     def __str__(self) -> str:
-        """For people: the trace line by line."""
+        """For people: the trace, one step a line, and the size."""
         size = f"{self.states:,} states, {self.steps:,} steps, {self.depth} deep, {self.seconds:.1f} s of CPU"
         size += "" if self.complete else ", not all of them"
         lines = [f"{number:3}  {name}" for number, name in enumerate(self.trace, 1)]
@@ -47,7 +47,7 @@ class Explored:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """The states hold no cycles, and looking for some among millions takes longer than all the rest."""
+    """Without garbage collection: states have no reference cycles, and searching millions of them dominates the run time."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -64,9 +64,11 @@ def explore(
     ended: Callable[[State], bool],
     most: int = 10_000_000,
 ) -> Explored:
-    """Visit every state (at most `most`). Broken is a promise that a step breaks, or a state from which no way
-    without a fault leads to one that `ended`: given that what can always happen again happens in the end, that is the
-    same as "some run never ends"."""
+    """Visit every state, at most `most`.
+
+    A promise is broken if a step breaks it, or if steps that are not faults cannot lead from some state to one that has
+    `ended`. As every step that stays possible happens eventually, the second means that some run never ends.
+    """
     began = process_time()
     numbers = {first: 0}
     states = [first]
@@ -76,8 +78,8 @@ def explore(
     def explored(broken: str, at: int, *more: str) -> Explored:
         names = list(more)
         while parents[at] >= 0:
-            found = states[at]
-            names.append(next(step.name for step in steps(states[parents[at]]) if step.take() == found))
+            reached = states[at]
+            names.append(next(step.name for step in steps(states[parents[at]]) if step.take() == reached))
             at = parents[at]
         return Explored(
             len(states), taken, max(depths), process_time() - began, broken, tuple(reversed(names)), len(states) < most
@@ -112,23 +114,23 @@ def _stuck(
     states: list[State], ended: Callable[[State], bool], sources: "array[int]", targets: "array[int]"
 ) -> int | None:
     """The first state from which no ended one can be reached."""
-    # Edges sorted by target, as a compressed list: who leads here?
+    # The sources of each target, as a compressed sparse list.
     starts = array("l", bytes(8 * (len(states) + 1)))
     for target in targets:
         starts[target + 1] += 1
     for index in range(len(states)):
         starts[index + 1] += starts[index]
-    place, leads = array("l", starts), array("l", bytes(8 * len(sources)))
+    position, leads = array("l", starts), array("l", bytes(8 * len(sources)))
     for source, target in zip(sources, targets, strict=True):
-        leads[place[target]] = source
-        place[target] += 1
+        leads[position[target]] = source
+        position[target] += 1
     good = bytearray(ended(state) for state in states)
-    left = [index for index, is_good in enumerate(good) if is_good]
-    while left:
-        at = left.pop()
+    unvisited = [index for index, is_good in enumerate(good) if is_good]
+    while unvisited:
+        at = unvisited.pop()
         for source in leads[starts[at] : starts[at + 1]]:
             if not good[source]:
                 good[source] = 1
-                left.append(source)
+                unvisited.append(source)
     stuck = good.find(0)
     return None if stuck < 0 else stuck

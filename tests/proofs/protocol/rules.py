@@ -1,4 +1,4 @@
-"""The rules the model plays by: the project's own functions. A seeded bug is one of them replaced."""
+"""The rules of the model: the product's own functions. A seeded bug replaces one of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from tasks.watermark import Watermark
 
 TICK_SECONDS = LEASE_SECONDS / 2
 FOR_EVER = 99
-"""An alarm that does not ring within an hour."""
+"""Ticks of a timer that does not end within an hour."""
 
-Said = tuple[Any, ...]
-"""An event in the model: its kind and what there is to it, small and quick to compare; `real` makes it the real one."""
+ModelEvent = tuple[Any, ...]
+"""An event in the model: a tuple of its kind and its fields, small and quick to compare. `real` makes the product's event."""
 
 _PARAMS = ImageParams(
     width=64, height=64, steps=10, guidance_scale=5.0, seed=1, num_images=1, format="png", scheduler="euler"
@@ -29,10 +29,10 @@ _TASK = Task(task_id="0" * 32, model_name="m", prompt="x", image_params=_PARAMS,
 
 
 @cache
-def real(said: Said) -> Event:
-    """The event as the log would hold it."""
+def real(event: ModelEvent) -> Event:
+    """The product's event for an event of the model."""
     common = {"task_id": _TASK.task_id, "at": 0.0}
-    match said:
+    match event:
         case ("started", attempt, owner):
             return Started.model_validate(common | {"attempt": attempt, "owner": owner})
         case ("progress", attempt, owner):
@@ -46,11 +46,11 @@ def real(said: Said) -> Event:
         case ("outcome", status, tries, _):
             return Outcome.model_validate(common | {"status": status, "tries": tries, "task": _TASK})
         case _:
-            raise ValueError(said)
+            raise ValueError(event)
 
 
 def committable(closed: tuple[bool, ...], from_offset: int) -> int:
-    """What the owner commits that began to read at `from_offset`, when the records' tasks have ended or not."""
+    """The offset that an owner commits that began to read at `from_offset`. `closed`: whether each record's task ended."""
     watermark = Watermark()
     for offset in range(from_offset, len(closed)):
         watermark.opened(offset)
@@ -61,14 +61,14 @@ def committable(closed: tuple[bool, ...], from_offset: int) -> int:
 
 
 def ticks_of_lease(read_at: float, written_at: float) -> int:
-    """How many ticks from now the lease lapses: by the reader's clock alone, whatever the writer's says."""
+    """The ticks from now until the lease expires: by the reader's clock alone, whatever the writer's clock shows."""
     del written_at
     return ceil((lease_ends(read_at) - read_at) / TICK_SECONDS)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How owners decide. The defaults are the project's own."""
+    """How owners decide. The defaults are the product's own functions."""
 
     apply: Callable[[TaskState, Event], TaskState] = apply
     next_action: Callable[[TaskState, int | None, str], Action] = next_action
@@ -78,24 +78,24 @@ class Rules:
     may_begin: Callable[[TaskState | None, int], bool] = may_begin
     ticks_of_lease: Callable[[float, float], int] = ticks_of_lease
     order: tuple[str, ...] = ("pictures", "outcome", "event")
-    """The handler's effects once the picture is made; a test holds the handler to it."""
-    once: bool = True
+    """The handler's effects after an image is drawn. A test checks that the handler has this order."""
+    conditional_write: bool = True
     """outcome.json is written with If-None-Match."""
-    own_names: bool = True
+    unique_names: bool = True
     """Pictures have names unique to their attempt."""
     closes: Callable[[TaskState, bool], bool] = lambda state, under_way: state.ended
-    """May the record of a task in this state (and with something under way here) be committed?"""
-    looks_after_attempt: Callable[[bool], bool] = lambda release_seen: release_seen
-    """Is the end of an attempt a reason to look at the task again, its release read or not?"""
-    looks_last: bool = True
-    """One that was stopped reads before it takes anything."""
+    """Whether the record of a task in this state may be committed; the second argument: whether an attempt is under way."""
+    reviews_after_attempt: Callable[[bool], bool] = lambda release_seen: release_seen
+    """Whether an owner decides about the task again when its attempt ends; the argument: whether it has read the release."""
+    reads_after_stop: bool = True
+    """An owner that was stopped reads the log before it takes a task."""
     reads_first: bool = True
     """A new owner reads the events before it starts anything."""
 
 
 @cache
-def what_follows(code: str, tries: int, attempts: int) -> tuple[str, float, bool]:
-    """`decide`, for a model that has only the last `attempts` of the tries: status or "released", delay, counts."""
+def retry_decision(code: str, tries: int, attempts: int) -> tuple[str, float, bool]:
+    """`decide` for a task that has only its last `attempts` tries: a status or "released", the delay, whether it counts."""
     match decide(ERRORS[code](), tries + max(0, MAX_TRIES - attempts)):
         case RetryLater(delay, counts):
             return "released", delay, counts

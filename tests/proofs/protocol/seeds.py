@@ -1,4 +1,4 @@
-"""Rules that are wrong, one at a time: mistakes that were made, or are easily made."""
+"""Wrong rules, one at a time: bugs that were made or are easily made."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Seed:
-    """A wrong rule, what must go wrong for it to show, and the promise it breaks."""
+    """A wrong rule, the faults that reveal it, and the promise that it breaks."""
 
     rules: Rules
     faults: Faults
@@ -37,30 +37,30 @@ def _attempts_go_back(state: TaskState, event: Event) -> TaskState:
     return apply(state, event)
 
 
-def _a_lapsed_lease_forgets_the_cancel(state: TaskState) -> TaskState:
+def _an_expired_lease_forgets_the_cancel(state: TaskState) -> TaskState:
     return state if state.ended else replace(state, status="queued", owner="", delay=0.0, cancel_requested=False)
 
 
 def _running_is_not_watched(state: TaskState, mine: int | None, me: str) -> Action:
-    found = next_action(state, mine, me)
-    return Keep() if isinstance(found, Watch) else found
+    action = next_action(state, mine, me)
+    return Keep() if isinstance(action, Watch) else action
 
 
-def _running_is_anybodys(state: TaskState, mine: int | None, me: str) -> Action:
-    found = next_action(state, mine, me)
-    return Offer(0.0) if isinstance(found, Watch) else found
+def _running_is_offered(state: TaskState, mine: int | None, me: str) -> Action:
+    action = next_action(state, mine, me)
+    return Offer(0.0) if isinstance(action, Watch) else action
 
 
 def _a_cancel_waits_for_the_runner(state: TaskState, mine: int | None, me: str) -> Action:
-    found = next_action(replace(state, cancel_requested=False), mine, me)
-    return Stop(found.error) if isinstance(found, Stop) else found
+    action = next_action(replace(state, cancel_requested=False), mine, me)
+    return Stop(action.error) if isinstance(action, Stop) else action
 
 
-def _only_what_moves(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
+def _only_changes(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
     return isinstance(event, Outcome) or after != before
 
 
-def _not_for_a_vain_release(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
+def _not_for_an_ineffective_release(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
     return after != before or (after.status == "running" and not isinstance(event, Released))
 
 
@@ -77,47 +77,49 @@ SEEDS: dict[str, Seed] = {
     "the outcome is announced before the pictures are stored": Seed(
         Rules(order=("outcome", "event", "pictures")), Faults(), "P2"
     ),
-    "the outcome is written without If-None-Match": Seed(Rules(once=False), Faults(stops=1), "P1"),
-    "all attempts give their pictures the same names": Seed(Rules(own_names=False), Faults(stops=1), "P2"),
+    "the outcome is written without If-None-Match": Seed(Rules(conditional_write=False), Faults(stops=1), "P1"),
+    "all attempts give their pictures the same names": Seed(Rules(unique_names=False), Faults(stops=1), "P2"),
     "the lease goes by the time that the writer put into the event": Seed(
         Rules(ticks_of_lease=_by_the_writers_clock), Faults(jumps=1, rebalances=1), "P4"
     ),
-    "a release of a past attempt gives the task back": Seed(
+    "a release of a past attempt requeues the task": Seed(
         Rules(apply=_a_release_of_any_attempt_counts), Faults(stops=1), "past"
     ),
-    "a late start moves an earlier attempt in": Seed(Rules(apply=_attempts_go_back), Faults(stops=1, errors=1), "past"),
-    "a cancel is forgotten when the lease lapses": Seed(
-        Rules(after_lease=_a_lapsed_lease_forgets_the_cancel), Faults(crashes=1, cancels=1), "cancel"
+    "a late Started event sets an earlier attempt": Seed(
+        Rules(apply=_attempts_go_back), Faults(stops=1, errors=1), "past"
+    ),
+    "a cancel is forgotten when the lease expires": Seed(
+        Rules(after_lease=_an_expired_lease_forgets_the_cancel), Faults(crashes=1, cancels=1), "cancel"
     ),
     "a queued task's cancel is ignored": Seed(
         Rules(next_action=_a_cancel_waits_for_the_runner), Faults(cancels=1), "cancel"
     ),
-    "nobody watches the lease of a task that runs elsewhere": Seed(
+    "the lease of a task that runs elsewhere is not watched": Seed(
         Rules(next_action=_running_is_not_watched), Faults(crashes=1), "never end"
     ),
     "a task that runs elsewhere is taken at once": Seed(
-        Rules(next_action=_running_is_anybodys), Faults(rebalances=1), "P4"
+        Rules(next_action=_running_is_offered), Faults(rebalances=1), "P4"
     ),
-    "only an event that moves the task renews its lease": Seed(
-        Rules(needs_review=_only_what_moves), Faults(rebalances=1), "P4"
+    "only an event that changes the state renews the lease": Seed(
+        Rules(needs_review=_only_changes), Faults(rebalances=1), "P4"
     ),
     "an owner starts tasks before it has read the events": Seed(Rules(reads_first=False), Faults(rebalances=1), "P4"),
-    "a second attempt begins without a look into the store": Seed(
+    "a second attempt begins without reading the store": Seed(
         Rules(may_have_ended=lambda state: False), Faults(crashes=1), "P4"
     ),
-    "an attempt begins although the partition went while it looked": Seed(
+    "an attempt begins although the partition was lost while it read the store": Seed(
         Rules(may_begin=lambda state, number: True), Faults(crashes=1, rebalances=1), "P4"
     ),
-    "the end of an attempt is no reason to look at the task again": Seed(
-        Rules(looks_after_attempt=lambda release_seen: False), Faults(errors=1), "never end"
+    "the end of an attempt is not reviewed": Seed(
+        Rules(reviews_after_attempt=lambda release_seen: False), Faults(errors=1), "never end"
     ),
-    "an owner goes on before it has read that it gave the task back": Seed(
-        Rules(looks_after_attempt=lambda release_seen: True), Faults(errors=1, rebalances=1), "P4"
+    "an owner starts again before it has read its own release": Seed(
+        Rules(reviews_after_attempt=lambda release_seen: True), Faults(errors=1, rebalances=1), "P4"
     ),
-    "a release that moves nothing is no reason to look at the task again": Seed(
-        Rules(needs_review=_not_for_a_vain_release), Faults(stops=1, crashes=1), "never end"
+    "a release that changes nothing is not reviewed": Seed(
+        Rules(needs_review=_not_for_an_ineffective_release), Faults(stops=1, crashes=1), "never end"
     ),
-    "one that was stopped takes what seems to have lapsed": Seed(
-        Rules(looks_last=False), Faults(stops=1, rebalances=1), "P4"
+    "an owner that was stopped takes a task whose lease seems to have expired": Seed(
+        Rules(reads_after_stop=False), Faults(stops=1, rebalances=1), "P4"
     ),
 }

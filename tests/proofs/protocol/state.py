@@ -1,79 +1,82 @@
-"""What there is in the model: owners and what each knows and does, the log, the store, what may still go wrong."""
+"""The state of the model: the owners with what each knows and does, the log, the store, the faults still to come."""
 
 from typing import NamedTuple
 
 from tasks.state import TaskState
-from tests.proofs.protocol.rules import Said
+from tests.proofs.protocol.rules import ModelEvent
 
 DELAYED = -1
-"""An alarm for the end of a delay: it may ring at any time. Other alarms count the ticks until a lease lapses."""
+"""A timer for the end of a delay: it may end at any time. Other timers count the ticks until a lease expires."""
 NOBODY = ""
 
 Pictures = tuple[int, str] | None
-"""The name of an attempt's pictures: its number and its owner."""
+"""The name of the pictures of an attempt: its number and its owner."""
 
 
 class Act(NamedTuple):
-    """Something an owner has under way for a task: an attempt (`number` > 0) or only its end."""
+    """What an owner has under way for a task: an attempt (`number` > 0) or only the writing of its end."""
 
     number: int = 0
     tries: int = 0
     phase: str = "look"
-    """What comes next: look -> ask -> make -> pictures -> outcome -> event -> said. Until a runner accepts it
-    (ask) no event of it is written."""
-    says: Said | None = None
-    """How it ends, once that is known."""
+    """The next step: look -> ask -> make -> pictures -> outcome -> event -> announced. The first event of the attempt is
+    written when a runner accepts it (ask)."""
+    ending: ModelEvent | None = None
+    """The event that ends it, once that is known."""
     stop: str = ""
     release_seen: bool = False
-    """Its release has been read."""
+    """Its owner has read its Released event."""
     late: bool = False
-    """It may be past its lease without knowing: its owner was cut off, or its start never reached the log."""
+    """Its lease may have expired unnoticed: its owner was away, or its Started event was lost."""
 
     @property
     def runs(self) -> bool:
-        """Whether it costs a runner, or did, and is still to end."""
-        return self.number > 0 and self.phase not in ("look", "ask", "said")
+        """Whether a runner accepted it and its end is not written yet."""
+        return self.number > 0 and self.phase not in ("look", "ask", "announced")
 
     @property
     def stoppable(self) -> bool:
-        """Whether its picture is still to be made."""
+        """Whether its pictures are not complete yet."""
         return self.phase in ("look", "ask", "make")
 
 
-class Local(NamedTuple):
-    """One owner's knowledge of one task, and its attempt at it or the end that it writes."""
+class LocalTask(NamedTuple):
+    """What one owner knows of one task and does for it."""
 
     state: TaskState | None = None
     queued: bool = False
-    alarm: int | None = None
+    timer: int | None = None
     act: Act | None = None
-    unread: tuple[Said, ...] = ()
+    unread: tuple[ModelEvent, ...] = ()
 
 
 class Owner(NamedTuple):
-    """One consumer process. `owns`: it believes so. `away`: it is "stopped", or "cut off" from the log and goes on with
-    what it knows. `stale`: it was cut off and has not read since."""
+    """One consumer process.
+
+    `owns`: it believes that it owns the partition. `away`: "stopped", or "cut off": it continues without the log.
+    `stale`: it was cut off and has not read the log since.
+    """
 
     name: str
     owns: bool = False
     away: str = ""
     stale: bool = False
     clock: int = 0
-    """Hours by which its wall clock is wrong."""
-    outbox: tuple[tuple[int, Said], ...] = ()
-    tasks: tuple[Local, ...] = ()
+    """The error of its wall clock in hours."""
+    outbox: tuple[tuple[int, ModelEvent], ...] = ()
+    tasks: tuple[LocalTask, ...] = ()
 
 
-class Shared(NamedTuple):
-    """One task in the log (all its events, taken in) and in the store."""
+class SharedTask(NamedTuple):
+    """One task in the log (its state after all events) and in the store."""
 
     log: TaskState = TaskState()
-    outcome: Said | None = None
+    outcome: ModelEvent | None = None
     pictures: frozenset[tuple[int, str]] = frozenset()
 
 
 class Faults(NamedTuple):
-    """What may still happen, how often; beside it, how large the world is."""
+    """How often each fault may still happen."""
 
     crashes: int = 0
     stops: int = 0
@@ -88,11 +91,14 @@ class Faults(NamedTuple):
 
 
 class ProtocolState(NamedTuple):
-    """Everything. `group` is the owner by the broker's word, `committed` the group's offset. Owners are alike until one
-    of them has begun, so the first one does."""
+    """One state of the whole model.
+
+    `group`: the owner according to the broker. `committed`: the group's offset. `begun`: an owner has started; all owners
+    are alike until then, so only the first may start.
+    """
 
     owners: tuple[Owner, ...]
-    tasks: tuple[Shared, ...]
+    tasks: tuple[SharedTask, ...]
     faults: Faults
     group: str = NOBODY
     committed: int = 0
@@ -100,16 +106,16 @@ class ProtocolState(NamedTuple):
 
 
 def first(owners: int, tasks: int, faults: Faults) -> ProtocolState:
-    """Every task is submitted and nobody has read anything."""
+    """The first state: every task is submitted and no owner has read anything."""
     return ProtocolState(
-        tuple(Owner(f"{'ABCDE'[index]}1", tasks=(Local(),) * tasks) for index in range(owners)),
-        (Shared(),) * tasks,
+        tuple(Owner(f"{'ABCDE'[index]}1", tasks=(LocalTask(),) * tasks) for index in range(owners)),
+        (SharedTask(),) * tasks,
         faults,
     )
 
 
 def ended(world: ProtocolState) -> bool:
-    """Every task has its outcome, announced; everything is committed; nobody has anything left to do."""
+    """Whether every task has an announced outcome, every record is committed and no owner has anything to do."""
     return (
         world.committed == len(world.tasks)
         and all(task.outcome is not None and task.log.ended for task in world.tasks)
@@ -117,6 +123,6 @@ def ended(world: ProtocolState) -> bool:
     )
 
 
-def readable(task: Shared) -> bool:
-    """Whether what the store calls completed has its pictures."""
+def readable(task: SharedTask) -> bool:
+    """Whether the task has its pictures, if the store calls it completed."""
     return task.outcome is None or task.outcome[1] != "completed" or task.outcome[3] in task.pictures

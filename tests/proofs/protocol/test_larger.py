@@ -1,5 +1,5 @@
-"""Worlds too large to see whole: three owners, four tasks, three attempts, every fault twice, walked through at random;
-whenever the walk stops, what can happen goes on happening and all tasks end."""
+"""Worlds too large to explore completely: three owners, four tasks, three attempts, every fault twice. Random walks go
+through them, and wherever a walk stops, steps that are not faults end all tasks."""
 
 import os
 from collections import Counter
@@ -24,25 +24,25 @@ class LargerWorld(RuleBasedStateMachine):
         self.model = Model(attempts=3)
         self.world: ProtocolState = first(3, 4, TWICE)
 
-    def ways(self, fault: bool) -> list[Step[ProtocolState]]:
+    def steps(self, fault: bool) -> list[Step[ProtocolState]]:
         return [step for step in self.model.steps(self.world) if step.fault == fault]
 
     @rule(which=st.lists(ANY, min_size=1, max_size=8))
     def go_on(self, which: list[int]) -> None:
         for number in which:
-            if ways := self.ways(fault=False):
-                self.world = ways[number % len(ways)].take()
+            if steps := self.steps(fault=False):
+                self.world = steps[number % len(steps)].take()
 
     @rule(which=ANY)
     def go_wrong(self, which: int) -> None:
-        if ways := self.ways(fault=True):
-            self.world = ways[which % len(ways)].take()
+        if steps := self.steps(fault=True):
+            self.world = steps[which % len(steps)].take()
 
     def teardown(self) -> None:
         taken: Counter[str] = Counter()
         while not ended(self.world):
             assert taken.total() < MOST_STEPS_TO_THE_END, "the tasks never end"
-            step = min(self.ways(fault=False), key=lambda way: taken[way.name])
+            step = min(self.steps(fault=False), key=lambda step: taken[step.name])
             taken[step.name] += 1
             self.world = step.take()
 

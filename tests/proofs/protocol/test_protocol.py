@@ -1,6 +1,8 @@
-"""The protocol, checked in every state that can be reached: worlds that keep their promises, and wrong rules that do
-not. The rules are the project's own functions (rules.py); what the handler does between them is held to the model by
-`test_the_handler_takes_its_steps_in_the_order_of_the_model`."""
+"""The protocol in every reachable state: the product's rules keep every promise, and each wrong rule breaks one.
+
+The rules are the product's own functions (rules.py). `test_the_handler_takes_its_steps_in_the_order_of_the_model` checks
+that the handler does between them what the model does.
+"""
 
 import pytest
 
@@ -16,34 +18,34 @@ from tests.support.world import world as consumer_world
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_every_promise_holds_in_every_state_and_from_each_of_them_all_tasks_end(name: str):
+def test_every_promise_holds_in_every_state_and_from_each_state_all_tasks_end(name: str):
     tasks, faults = QUICK[name]
-    found = explore(first(2, tasks, faults), Model().steps, ended)
-    assert not found.broken, f"\n{found}"
+    explored = explore(first(2, tasks, faults), Model().steps, ended)
+    assert not explored.broken, f"\n{explored}"
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_wrong_rule_is_found_with_the_shortest_way_to_it(name: str):
+def test_a_wrong_rule_is_found_with_the_shortest_trace_to_it(name: str):
     seed = SEEDS[name]
-    found = explore(first(2, 1, seed.faults), Model(seed.rules).steps, ended)
-    print(f"\n{name}\n{found}")
-    assert seed.breaks in found.broken
-    assert found.trace
+    explored = explore(first(2, 1, seed.faults), Model(seed.rules).steps, ended)
+    print(f"\n{name}\n{explored}")
+    assert seed.breaks in explored.broken
+    assert explored.trace
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_what_shows_a_wrong_rule_is_among_what_the_right_ones_stand(name: str):
+def test_the_right_rules_are_explored_with_the_faults_that_reveal_wrong_ones(name: str):
     faults = SEEDS[name].faults
-    assert any(all(one <= most for one, most in zip(faults, world, strict=True)) for _, world in QUICK.values())
+    assert any(all(count <= most for count, most in zip(faults, world, strict=True)) for _, world in QUICK.values())
 
 
 def walk(world: ProtocolState, *names: str, model: Model | None = None) -> ProtocolState:
-    """The world after these steps."""
+    """The state after these steps."""
     model = model or Model()
     for name in names:
-        ways = {step.name: step for step in model.steps(world)}
-        assert name in ways, f"{name!r} cannot happen now, only {sorted(ways)}"
-        world = ways[name].take()
+        steps = {step.name: step for step in model.steps(world)}
+        assert name in steps, f"{name!r} cannot happen now, only {sorted(steps)}"
+        world = steps[name].take()
     return world
 
 
@@ -62,7 +64,7 @@ STOPPED_AND_TAKEN_OVER = (
     "B1 has a runner that takes task 0",
     "B1's 'started' of task 0 is written",
 )
-"""A1 is a zombie now."""
+"""After these steps A1 is a zombie."""
 
 
 def test_a_zombie_that_finishes_last_takes_the_stored_outcome_and_drops_its_own():
@@ -107,21 +109,23 @@ def test_a_zombie_that_reads_of_its_takeover_stops_and_its_release_changes_nothi
     assert after.tasks[0].log.owner == "B1"
 
 
-def test_whatever_a_woken_zombie_does_no_promise_is_broken():
+def test_no_step_of_a_woken_zombie_breaks_a_promise():
     after_waking = 0
     model = Model()
 
     def steps(world: ProtocolState):
         nonlocal after_waking
-        after_waking += any(one.owns and not one.away and world.group not in ("", one.name) for one in world.owners)
+        after_waking += any(
+            owner.owns and not owner.away and world.group not in ("", owner.name) for owner in world.owners
+        )
         return model.steps(world)
 
-    found = explore(walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER), steps, ended)
-    assert not found.broken, f"\n{found}"
+    explored = explore(walk(first(2, 1, Faults(stops=1)), *STOPPED_AND_TAKEN_OVER), steps, ended)
+    assert not explored.broken, f"\n{explored}"
     assert after_waking > 100
 
 
-def test_a_promise_that_is_broken_says_which_step_broke_it():
+def test_a_broken_promise_is_raised_by_the_step_that_breaks_it():
     world = walk(first(1, 1, Faults()), "A1 becomes the owner", "A1 begins task 0", "A1 has a runner that takes task 0")
     with pytest.raises(BrokenPromiseError, match="P2"):
         walk(
@@ -133,13 +137,13 @@ def test_a_promise_that_is_broken_says_which_step_broke_it():
 
 
 async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch: pytest.MonkeyPatch):
-    took: list[str] = []
+    effects: list[str] = []
 
-    def noted(world: World, part: object, name: str, step: str) -> None:
+    def record(world: World, part: object, name: str, step: str) -> None:
         real = getattr(part, name)
 
         def call(*args: object, **kwargs: object) -> object:
-            took.append(step)
+            effects.append(step)
             return real(*args, **kwargs)
 
         monkeypatch.setattr(part, name, call)
@@ -152,9 +156,9 @@ async def test_the_handler_takes_its_steps_in_the_order_of_the_model(monkeypatch
             (running.log, "append_event", "event"),
             (running.log.members[0], "commit", "commit"),
         ):
-            noted(w, part, name, step)
+            record(w, part, name, step)
         await w.submit(image_params={"num_images": 2})
         await w.clock.advance(10)
         assert w.broker.topics[EVENTS]
-    assert list(dict.fromkeys(took)) == [*Rules().order, "commit"]
-    assert took.count("pictures") == 2
+    assert list(dict.fromkeys(effects)) == [*Rules().order, "commit"]
+    assert effects.count("pictures") == 2

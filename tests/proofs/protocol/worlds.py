@@ -1,4 +1,4 @@
-"""The worlds that are explored: how many tasks, and what may go wrong in them how often. Two owners, two attempts."""
+"""The worlds to explore: the number of tasks and how often each fault may happen. Two owners, two attempts each."""
 
 from tests.proofs.protocol.state import Faults
 
@@ -17,7 +17,7 @@ QUICK: dict[str, tuple[int, Faults]] = {
     "clocks are wrong by an hour": (1, Faults(jumps=1, rebalances=1, crashes=1)),
     "tasks come too late and are canceled": (1, Faults(expiries=1, cancels=1, crashes=1, rebalances=1)),
 }
-"""In every run of the tests."""
+"""Explored in every run of the tests."""
 FULL: dict[str, tuple[int, Faults]] = {
     "an owner is stopped, and the next one": (1, Faults(stops=2)),
     "an owner is cut off, a task canceled": (1, Faults(cuts=1, cancels=1)),
@@ -30,4 +30,4 @@ FULL: dict[str, tuple[int, Faults]] = {
     "a stopped process whose start is lost": (1, Faults(stops=1, rebalances=1, losses=1)),
     "a stopped process whose clock is wrong": (1, Faults(stops=1, jumps=1)),
 }
-"""Beside those, with `python -m tests.proofs.protocol`: minutes of CPU and some GB; two tasks and a stop or a cut need `--most`."""
+"""Explored by `python -m tests.proofs.protocol` too: minutes of CPU and some GB. Two tasks with a stop or a cut need `--most`."""

@@ -1,5 +1,5 @@
 """`python -m tests.proofs.soak --minutes 10 --kills 200 --seed 7`: the real service under load while its parts are killed,
-stopped and restarted. Exits with 1 when a promise broke, and keeps the folder with every log then."""
+stopped and restarted. Exits with 1 if a promise broke, and then keeps the folder with every log."""
 
 import argparse
 import asyncio
@@ -17,59 +17,59 @@ from confluent_kafka import KafkaException
 
 from tests.proofs.soak import evidence
 from tests.proofs.soak.evidence import Evidence
-from tests.proofs.soak.judge import broken
-from tests.proofs.soak.pictures import Looks
+from tests.proofs.soak.judge import broken_promises
+from tests.proofs.soak.pictures import PictureComparison
 from tests.proofs.soak.report import figures, table
 from tests.proofs.soak.schedule import schedule
 from tests.proofs.soak.service import SoakedService
-from tests.proofs.soak.users import People
+from tests.proofs.soak.users import Users
 
 USERS = 16
 DRAIN_SECONDS = 240.0
-"""A runner's start on a busy machine, and what was queued meanwhile."""
+"""Enough for a runner to start on a busy machine and to finish the tasks queued meanwhile."""
 
 
 def say(line: str) -> None:
-    """Print it now."""
+    """Print the line at once."""
     print(line, flush=True)
 
 
 async def soak(minutes: float, kills: int, seed: int, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Run it; what broke, and the figures. Raises PartFailed where a part does not come back."""
-    service, looks = SoakedService(folder), Looks()
+    """Run the soak. Returns the broken promises and the figures. Raises PartFailed if a part does not become ready again."""
+    service, comparison = SoakedService(folder), PictureComparison()
     try:
         await service.open()
         say(f"all parts are ready; {USERS} users, {minutes:g} minutes, {kills} kills, seed {seed}")
-        people = People(service.url, seed, USERS)
+        users = Users(service.url, seed, USERS)
         watching = asyncio.ensure_future(service.watch())
-        living = asyncio.ensure_future(people.live())
-        await service.suffer(schedule(minutes, kills, seed))
-        people.leave()
-        await service.heal()
-        say("all parts are ready again; what was asked for comes to its end")
+        using = asyncio.ensure_future(users.run())
+        await service.inject(schedule(minutes, kills, seed))
+        users.stop()
+        await service.wait_until_ready()
+        say("all parts are ready again; waiting for the tasks under way")
         began = time.monotonic()
-        problems = await _drain(living, service)
-        left = await _look(service)
+        problems = await _drain(using, service)
+        evidence_left = await _gather_evidence(service)
         drained = time.monotonic() - began
         watching.cancel()
-        (ended,) = await asyncio.gather(watching, return_exceptions=True)
-        if isinstance(ended, Exception):
-            raise ended
+        (watched,) = await asyncio.gather(watching, return_exceptions=True)
+        if isinstance(watched, Exception):
+            raise watched
         await service.close()
-        problems += people.ledger.problems + service.problems + broken(left, people.ledger, looks)
-        return problems, figures(service, people.ledger, left, looks, drained)
+        problems += users.ledger.problems + service.problems + broken_promises(evidence_left, users.ledger, comparison)
+        return problems, figures(service, users.ledger, evidence_left, comparison, drained)
     finally:
-        service.abandon()
+        service.kill_all()
 
 
-async def _drain(living: "asyncio.Future[None]", service: SoakedService) -> list[str]:
-    """Wait until every user is content and the group has committed all; what is not so in time."""
+async def _drain(using: "asyncio.Future[None]", service: SoakedService) -> list[str]:
+    """Wait until every user is done and the group has committed every record. Returns a problem if users still wait."""
     deadline = time.monotonic() + DRAIN_SECONDS
-    await asyncio.wait((living,), timeout=DRAIN_SECONDS)
-    if not living.done():
-        living.cancel()
-        return [f"some users still wait {DRAIN_SECONDS:g} s after everything was back"]
-    living.result()
+    await asyncio.wait((using,), timeout=DRAIN_SECONDS)
+    if not using.done():
+        using.cancel()
+        return [f"some users still wait {DRAIN_SECONDS:g} s after all parts were ready again"]
+    using.result()
     while time.monotonic() < deadline:
         try:
             if not any((await asyncio.to_thread(evidence.behind, service.settings)).values()):
@@ -80,28 +80,28 @@ async def _drain(living: "asyncio.Future[None]", service: SoakedService) -> list
     return []
 
 
-async def _look(service: SoakedService) -> Evidence:
+async def _gather_evidence(service: SoakedService) -> Evidence:
     log = await asyncio.to_thread(evidence.read_log, service.settings)
     outcomes, stored = await asyncio.to_thread(evidence.read_store, service.settings)
-    told = await evidence.ask(service.url, log.tasks.keys())
-    return Evidence(log, outcomes, stored, told, await service.busy())
+    answers = await evidence.ask_api(service.url, log.tasks.keys())
+    return Evidence(log, outcomes, stored, answers, await service.busy())
 
 
 def main() -> int:
-    """The exit code."""
+    """Run a soak from the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no part is left behind then either
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then no part is left running either
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    say(f"seed {asked.seed}; logs and data are in {folder}")
-    problems, counted = asyncio.run(soak(asked.minutes, asked.kills, asked.seed, folder))
-    say(table(counted))
-    if asked.json is not None:
-        asked.json.write_text(json.dumps({"broken": Counter(problems), **counted}, indent=2) + "\n")
+    say(f"seed {arguments.seed}; logs and data are in {folder}")
+    problems, counts = asyncio.run(soak(arguments.minutes, arguments.kills, arguments.seed, folder))
+    say(table(counts))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps({"broken": Counter(problems), **counts}, indent=2) + "\n")
     for problem, times in Counter(problems).items():
         say(f"BROKEN, {times} times: {problem}")
     if problems:

@@ -1,4 +1,4 @@
-"""What is left when it is over: the log, the store and what the API says, read whole."""
+"""The evidence after a soak: the whole log, the whole store and every answer of the API."""
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping
@@ -22,20 +22,20 @@ _IDLE = ("ai_image_gen_queue_depth", "ai_image_gen_running", "ai_image_gen_unsto
 
 @dataclass(frozen=True)
 class TopicRecords:
-    """All records there are; times are those of the broker (Unix seconds)."""
+    """All records of the log. Times are those of the broker (Unix seconds)."""
 
     tasks: Mapping[str, tuple[float, TaskRecord]]
-    """By task id: when it was appended, and what was asked."""
+    """When each task was appended and its record, by task id."""
     events: list[tuple[float, Event]]
-    """In order, for each task."""
+    """In the order of the log for each task."""
     dead_letters: int
     behind: Mapping[tuple[str, int], int]
     """By lane and partition: how many records lie between the group's committed offset and the end."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the API says of one task at the end: its status document and its pictures' bytes, or what went wrong."""
+class ApiAnswer:
+    """The API's answers about one task: its status document and the bytes of its pictures, or the problem with them."""
 
     status: Mapping[str, Any]
     pictures: list[bytes]
@@ -44,34 +44,34 @@ class Told:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one soak."""
+    """The evidence of one soak."""
 
     log: TopicRecords
     outcomes: Mapping[str, Outcome]
     """By task id, from outcome.json."""
     stored: Collection[str]
     """The name of every picture in the store."""
-    told: Mapping[str, Told]
+    answers: Mapping[str, ApiAnswer]
     busy: list[str]
-    """What still says that it has work."""
+    """Metrics that still show work."""
 
 
 def behind(settings: Settings) -> dict[tuple[str, int], int]:
-    """See TopicRecords. Raises KafkaException while the broker is away."""
+    """See TopicRecords.behind. Raises KafkaException while the broker is unavailable."""
     consumer = _consumer(settings)
     try:
         lanes = [tp for topic in settings.lane_names for tp in _partitions(consumer, topic)]
-        found = {}
+        lags = {}
         for tp in consumer.committed(lanes, timeout=_ASK_SECONDS):
             low, high = consumer.get_watermark_offsets(tp, timeout=_ASK_SECONDS)
-            found[tp.topic, tp.partition] = high - max(low, tp.offset)
-        return found
+            lags[tp.topic, tp.partition] = high - max(low, tp.offset)
+        return lags
     finally:
         consumer.close()
 
 
 def read_log(settings: Settings) -> TopicRecords:
-    """Everything in the log by now."""
+    """Every record that is in the log now."""
     tasks: dict[str, tuple[float, TaskRecord]] = {}
     for lane in settings.lane_names:
         for message in _read(settings, lane):
@@ -99,38 +99,38 @@ def read_store(settings: Settings) -> tuple[dict[str, Outcome], set[str]]:
     return outcomes, pictures
 
 
-async def ask(url: str, task_ids: Collection[str]) -> dict[str, Told]:
-    """What the API says of each."""
+async def ask_api(url: str, task_ids: Collection[str]) -> dict[str, ApiAnswer]:
+    """The API's answers about each task."""
     turn = asyncio.Semaphore(_AT_ONCE)
     async with httpx.AsyncClient(base_url=url, timeout=_ASK_SECONDS) as client:
 
-        async def one(task_id: str) -> Told:
+        async def ask_about(task_id: str) -> ApiAnswer:
             async with turn:
                 answer = await client.get(f"/check_status/{task_id}")
                 if answer.status_code != 200:
-                    return Told({}, [], f"the status of {task_id} is {answer.status_code}: {answer.text[:300]}")
+                    return ApiAnswer({}, [], f"the status of {task_id} is {answer.status_code}: {answer.text[:300]}")
                 status = answer.json()
                 pictures = [await client.get(image["url"]) for image in status["images"]]
-            bad = [f"{one.url} is {one.status_code}: {one.text[:300]}" for one in pictures if one.status_code != 200]
-            return Told(status, [one.content for one in pictures], "; ".join(bad) or None)
+            bad = [f"{got.url} is {got.status_code}: {got.text[:300]}" for got in pictures if got.status_code != 200]
+            return ApiAnswer(status, [got.content for got in pictures], "; ".join(bad) or None)
 
-        return dict(zip(task_ids, await asyncio.gather(*map(one, task_ids)), strict=True))
+        return dict(zip(task_ids, await asyncio.gather(*map(ask_about, task_ids)), strict=True))
 
 
 async def busy(metrics: Collection[str], runners: Collection[str]) -> list[str]:
-    """Whatever says, at these addresses, that it has work."""
-    found = []
+    """The samples of metrics and runners at these addresses that still show work."""
+    samples = []
     async with httpx.AsyncClient(timeout=_ASK_SECONDS) as client:
         for url in metrics:
             page = (await client.get(f"{url}/metrics")).text
             for family in text_string_to_metric_families(page):
                 if family.name in _IDLE:
-                    found += [f"{url}: {sample}" for sample in family.samples if sample.value]
+                    samples += [f"{url}: {sample}" for sample in family.samples if sample.value]
         for url in runners:
             card = (await client.get(f"{url}/card")).json()
             if card["running_pixels"] or card["waiting"]:
-                found.append(f"{url}: {card['running_pixels']} pixels running, {card['waiting']} waiting")
-    return found
+                samples.append(f"{url}: {card['running_pixels']} pixels running, {card['waiting']} waiting")
+    return samples
 
 
 def _consumer(settings: Settings) -> Consumer:
@@ -155,7 +155,7 @@ def _read(settings: Settings, topic: str) -> Iterator[Message]:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
         while ends:
             message = consumer.poll(_ASK_SECONDS)
-            assert message is not None, f"{topic} does not go on, {ends} to be reached"
+            assert message is not None, f"{topic} does not continue; still to be reached: {ends}"
             assert message.error() is None, message.error()
             yield message
             partition = message.partition()

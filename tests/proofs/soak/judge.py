@@ -1,4 +1,4 @@
-"""Was a promise broken, and what did it cost? Pure functions of what is left."""
+"""Which promises were broken, and what the faults cost: pure functions of the evidence."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -6,25 +6,29 @@ from dataclasses import dataclass
 from tasks.events import Outcome, Released, Started
 from tests.proofs.soak.evidence import Evidence, TopicRecords
 from tests.proofs.soak.ledger import ENDED, Ledger
-from tests.proofs.soak.pictures import Looks, mistake
+from tests.proofs.soak.pictures import PictureComparison, picture_error
 
-LEASE = "its owner was gone"
+OWNER_GONE = "its owner was gone"
 MAY_FAIL = frozenset({"runner_lost"})
-"""All a sound request may fail with: its runner was killed at every one of its tries."""
+"""The only errors of a valid request: its runner was killed during every try."""
 
 
-def broken(evidence: Evidence, ledger: Ledger, looks: Looks) -> list[str]:
-    """Every broken promise, a sentence each."""
-    found = [f"{task_id} was accepted and is not in the log" for task_id in ledger.accepted.keys() - evidence.log.tasks]
+def broken_promises(evidence: Evidence, ledger: Ledger, comparison: PictureComparison) -> list[str]:
+    """Every broken promise, one sentence each."""
+    problems = [
+        f"{task_id} was accepted and is not in the log" for task_id in ledger.accepted.keys() - evidence.log.tasks
+    ]
     announced = _announced(evidence.log)
     for task_id in evidence.log.tasks:
-        found += _one_outcome(task_id, evidence, announced[task_id], ledger)
-        found += _own_pictures(task_id, evidence, ledger, looks)
-    found += [f"{task_id} has an outcome and was never asked for" for task_id in announced.keys() - evidence.log.tasks]
-    found += [f"{place} is {lag} records behind its end" for place, lag in evidence.log.behind.items() if lag]
+        problems += _one_outcome(task_id, evidence, announced[task_id], ledger)
+        problems += _own_pictures(task_id, evidence, ledger, comparison)
+    problems += [
+        f"{task_id} has an outcome and was never requested" for task_id in announced.keys() - evidence.log.tasks
+    ]
+    problems += [f"{place} is {lag} records behind its end" for place, lag in evidence.log.behind.items() if lag]
     if evidence.log.dead_letters:
-        found.append(f"{evidence.log.dead_letters} records are with the dead letters")
-    return found + [f"not idle: {one}" for one in evidence.busy]
+        problems.append(f"{evidence.log.dead_letters} records are dead letters")
+    return problems + [f"not idle: {sample}" for sample in evidence.busy]
 
 
 def _announced(log: TopicRecords) -> dict[str, set[str]]:
@@ -36,53 +40,53 @@ def _announced(log: TopicRecords) -> dict[str, set[str]]:
 
 
 def _one_outcome(task_id: str, evidence: Evidence, announced: set[str], ledger: Ledger) -> list[str]:
-    stands = evidence.outcomes.get(task_id)
-    if stands is None:
-        return [f"{task_id} has no outcome.json; the API says {evidence.told[task_id].status.get('status')}"]
-    found = []
+    stored = evidence.outcomes.get(task_id)
+    if stored is None:
+        return [f"{task_id} has no outcome.json; the API says {evidence.answers[task_id].status.get('status')}"]
+    problems = []
     if len(announced) != 1:
-        found.append(f"{task_id} has {len(announced)} different outcomes on the events: {sorted(announced)}")
-    elif announced != {stands.model_dump_json()}:
-        found.append(f"{task_id} was announced as {announced} and stands as {stands}")
-    told = evidence.told[task_id]
-    if told.problem is not None:
-        found.append(told.problem)
-    elif told.status["status"] != stands.status or len(told.pictures) != len(stands.images):
-        found.append(f"{task_id} is {stands.status} and the API says {told.status}")
-    if (before := ledger.told.get(task_id, stands.status)) != stands.status:
-        found.append(f"{task_id} was told as {before} and is {stands.status}")
-    if stands.error is not None and stands.status == "failed" and stands.error.code not in MAY_FAIL:
-        found.append(f"{task_id} failed for no fault of its own: {stands.error}")
-    if stands.status not in ENDED or (stands.status == "completed") != bool(stands.images):
-        found.append(f"{task_id} is {stands.status} with {len(stands.images)} pictures")
-    return found
+        problems.append(f"{task_id} has {len(announced)} different outcomes on the events: {sorted(announced)}")
+    elif announced != {stored.model_dump_json()}:
+        problems.append(f"{task_id} was announced as {announced} and is stored as {stored}")
+    answer = evidence.answers[task_id]
+    if answer.problem is not None:
+        problems.append(answer.problem)
+    elif answer.status["status"] != stored.status or len(answer.pictures) != len(stored.images):
+        problems.append(f"{task_id} is {stored.status} and the API says {answer.status}")
+    if (end := ledger.ends.get(task_id, stored.status)) != stored.status:
+        problems.append(f"{task_id} was reported as {end} and is {stored.status}")
+    if stored.error is not None and stored.status == "failed" and stored.error.code not in MAY_FAIL:
+        problems.append(f"{task_id} failed although its request was valid: {stored.error}")
+    if stored.status not in ENDED or (stored.status == "completed") != bool(stored.images):
+        problems.append(f"{task_id} is {stored.status} with {len(stored.images)} pictures")
+    return problems
 
 
-def _own_pictures(task_id: str, evidence: Evidence, ledger: Ledger, looks: Looks) -> list[str]:
+def _own_pictures(task_id: str, evidence: Evidence, ledger: Ledger, comparison: PictureComparison) -> list[str]:
     record = evidence.log.tasks[task_id][1].model_dump(mode="json")
-    asked = ledger.accepted.get(task_id, record)
-    found = []
-    for index, picture in enumerate(evidence.told[task_id].pictures):
-        wrong = mistake(picture, task_id, asked) or looks.differs(picture, task_id, index, record)
-        found += [wrong] if wrong else []
-    return found
+    request = ledger.accepted.get(task_id, record)
+    problems = []
+    for index, picture in enumerate(evidence.answers[task_id].pictures):
+        error = picture_error(picture, task_id, request) or comparison.differs(picture, task_id, index, record)
+        problems += [error] if error else []
+    return problems
 
 
 @dataclass(frozen=True)
 class Stall:
-    """The longest time in which nothing ended although something was asked for (Unix seconds)."""
+    """The longest time in which no task ended although one was waiting (Unix seconds)."""
 
     began: float
     ended: float
 
     @property
     def seconds(self) -> float:
-        """How long it was."""
+        """Its duration."""
         return self.ended - self.began
 
 
 def longest_stall(log: TopicRecords) -> Stall:
-    """Between two outcomes, or between a task that came when there was none and the next outcome."""
+    """The longest time between two outcomes, or between a task that arrived at an empty queue and the next outcome."""
     first_end: dict[str, float] = {}
     for at, event in log.events:
         if isinstance(event, Outcome):
@@ -99,22 +103,22 @@ def longest_stall(log: TopicRecords) -> Stall:
 
 
 def starts_beyond_the_first(log: TopicRecords) -> Counter[str]:
-    """Every start of a task that had been started before, by why the one before came to nothing."""
-    why: dict[str, str] = {}
+    """The starts of tasks that had started before, by the reason why the earlier attempt did not finish."""
+    reasons: dict[str, str] = {}
     counted: Counter[str] = Counter()
     for _, event in log.events:
         match event:
             case Started():
-                if event.task_id in why:
-                    counted[why[event.task_id]] += 1
-                why[event.task_id] = LEASE
-            case Released() if event.task_id in why:
-                why[event.task_id] = event.code or "given back"
+                if event.task_id in reasons:
+                    counted[reasons[event.task_id]] += 1
+                reasons[event.task_id] = OWNER_GONE
+            case Released() if event.task_id in reasons:
+                reasons[event.task_id] = event.code or "released"
     return counted
 
 
 def outcomes_by_kind(evidence: Evidence) -> Counter[str]:
-    """How many tasks ended how, a failure with its code."""
+    """The number of tasks by status; failures by their code too."""
     kinds: Counter[str] = Counter()
     for outcome in evidence.outcomes.values():
         code = f" ({outcome.error.code})" if outcome.status == "failed" and outcome.error else ""
@@ -123,6 +127,6 @@ def outcomes_by_kind(evidence: Evidence) -> Counter[str]:
 
 
 def left_over(evidence: Evidence) -> int:
-    """Pictures in the store that no outcome names: their attempt died, or lost the race, before it could tidy up."""
+    """The number of pictures that no outcome names: their attempts died or lost the race before they deleted them."""
     named = {image.key for outcome in evidence.outcomes.values() for image in outcome.images}
     return len(set(evidence.stored) - named)

@@ -1,4 +1,4 @@
-"""What people asked for and were told; where two answers cannot both be true, or one never should be, it says so."""
+"""What the users requested and which answers they got. Contradictory answers are noted as problems."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,33 +11,33 @@ Body = Mapping[str, Any]
 
 @dataclass
 class Ledger:
-    """Of all users together."""
+    """The requests and answers of all users together."""
 
     accepted: dict[str, Body] = field(default_factory=dict)
-    """Task id and the body it was asked for with."""
+    """The body of each accepted request, by task id."""
     unknown: list[Body] = field(default_factory=list)
-    """Asked for once, and the answer never came: in the log, or not."""
-    told: dict[str, str] = field(default_factory=dict)
-    """Task id and how people were told it ended."""
+    """Bodies that were sent once and got no answer: their tasks may or may not be in the log."""
+    ends: dict[str, str] = field(default_factory=dict)
+    """How each task ended according to the API, by task id."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Submits that were not taken, by the answer."""
+    """Submits that were not accepted, by the answer."""
     unanswered: Counter[str] = field(default_factory=Counter)
-    """All other requests that had no use, by the answer."""
-    did: Counter[str] = field(default_factory=Counter)
-    """What people did to the end."""
+    """Other requests without a useful answer, by the answer."""
+    done: Counter[str] = field(default_factory=Counter)
+    """The actions that users completed."""
     problems: list[str] = field(default_factory=list)
 
     def accept(self, task_id: str, body: Body) -> None:
-        """A submit was answered with this id."""
-        known = self.accepted.setdefault(task_id, body)
-        if known != body:
-            self.problems.append(f"task {task_id} was the answer to two different requests: {known} and {body}")
+        """Note that a submit was answered with this id."""
+        first_body = self.accepted.setdefault(task_id, body)
+        if first_body != body:
+            self.problems.append(f"task {task_id} was the answer to two different requests: {first_body} and {body}")
 
-    def tell(self, task_id: str, status: str) -> bool:
-        """A person was told this status; whether it is an end."""
-        before = self.told.get(task_id)
-        if before is not None and before != status:
-            self.problems.append(f"task {task_id} was told as {before} and then as {status}")
+    def report(self, task_id: str, status: str) -> bool:
+        """Note that the API answered this status. Returns whether the task has ended."""
+        end = self.ends.get(task_id)
+        if end is not None and end != status:
+            self.problems.append(f"task {task_id} was reported as {end} and then as {status}")
         if status in ENDED:
-            self.told.setdefault(task_id, status)
+            self.ends.setdefault(task_id, status)
         return status in ENDED

@@ -1,4 +1,4 @@
-"""All the parts of a soak: those `make run` starts, with a second consumer, on free ports and in a folder of its own."""
+"""The parts of a soak: those that `make run` starts and a second consumer, on free ports and in their own folder."""
 
 import asyncio
 import os
@@ -23,19 +23,19 @@ from tests.proofs.soak.schedule import Fault
 
 ROOT = Path(__file__).resolve().parents[3]
 MODELS = ("flux-mini", "sd-mini")
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _IDLE_SECONDS = 10.0
 _READY_SECONDS = 300.0
 
 
 class SoakedService:
-    """The parts, and what happened to them."""
+    """The parts, and the faults that happened to them."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing runs yet. Changes this process's environment: the parts read theirs from it."""
+        """Nothing runs yet. Changes the environment of this process, which the parts inherit."""
         gateway, consumer, second, kafka, controller, s3, runner, _ = free_ports(6 + len(MODELS))
         self._view = folder / "gateway-view.sqlite"
-        # Parts start dozens of times: what is compiled once is kept, also where the environment says otherwise.
+        # Parts start dozens of times, so bytecode is cached even if the environment turns that off.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(folder / "bytecode"))
         os.environ |= {
@@ -47,7 +47,7 @@ class SoakedService:
             "LOG_DIR": str(folder / "logs"),
             "MODEL_CACHE_DIR": str(_models(folder)),
             "KAFKA_PARTITIONS": "4",
-            "LANE_SHARDS": ",".join(f"{model}=4" for model in MODELS),  # else one consumer might own every task
+            "LANE_SHARDS": ",".join(f"{model}=4" for model in MODELS),  # otherwise one consumer might own every task
         }
         table = _table(folder, consumer)
         table["consumer-1"] = replace(table["consumer"], name="consumer-1")
@@ -64,13 +64,13 @@ class SoakedService:
         os.environ |= table["consumer"].env
         self.settings = load_settings()
         self.url = f"http://{HOST}:{gateway}"
-        self.did: Counter[tuple[str, str]] = Counter()
+        self.done: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
         self.began_at = 0.0
         self._began = 0.0
 
     async def open(self) -> None:
-        """Start all; return once every model can be asked for. Raises PartFailed."""
+        """Start every part and wait until all are ready. Raises PartFailed."""
         for name in ("kafka", "s3", *(name for name in self.parts if name.startswith("runner"))):
             self.parts[name].start()
         await self._ready("kafka", "s3")
@@ -80,56 +80,56 @@ class SoakedService:
             self.parts[name].start()
         await self._ready(*self.parts)
 
-    async def suffer(self, faults: Sequence[Fault]) -> None:
-        """Let every fault happen at its time from now; return when the last is over."""
+    async def inject(self, faults: Sequence[Fault]) -> None:
+        """Inject every fault at its time, counted from now. Returns when the last is over."""
         self._began, self.began_at = time.monotonic(), time.time()
-        await asyncio.gather(*map(self._happen, faults))
+        await asyncio.gather(*map(self._inject_one, faults))
 
     async def watch(self) -> None:
-        """Start again, for ever, what dies by itself: that is a broken promise, and a supervisor would."""
+        """Restart every part that dies by itself, as a supervisor would, and note it as a problem. Runs until canceled."""
         while True:
             for name, process in self.parts.items():
-                if not self._turns[name].locked() and (how := process.died()):
-                    last = "\n".join(process.last_lines())
-                    self.problems.append(f"{name} died by itself {how}; it said last:\n{last}")
+                if not self._turns[name].locked() and (cause := process.died()):
+                    last_lines = "\n".join(process.last_lines())
+                    self.problems.append(f"{name} died by itself {cause}; its last lines:\n{last_lines}")
                     await asyncio.to_thread(process.kill)
                     process.start()
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
-    async def heal(self) -> None:
-        """Return once every part is ready again. Raises PartFailed."""
+    async def wait_until_ready(self) -> None:
+        """Wait until every part is ready. Raises PartFailed."""
         await self._ready(*self.parts)
 
     async def close(self) -> None:
-        """End every part softly, the last started first, and note what does not end or leaves something behind."""
+        """Terminate every part, the last started first. A part that does not end or leaves processes is noted as a problem."""
         for name in reversed(self.parts):
             await self._end(self.parts[name])
 
     async def busy(self) -> list[str]:
-        """Whatever says that it has work, once nothing does or after a while: the last commit may be on its way."""
+        """The metrics that still show work. Waits a while until none does, because the last commit may be under way."""
         metrics = [self.url, *(f"http://{HOST}:{port}" for port in self._consumers)]
         deadline = time.monotonic() + _IDLE_SECONDS
-        while (found := await busy(metrics, self.settings.runner_urls)) and time.monotonic() < deadline:
-            await asyncio.sleep(_LOOK_SECONDS)
-        return found
+        while (samples := await busy(metrics, self.settings.runner_urls)) and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        return samples
 
-    def abandon(self) -> None:
-        """Kill whatever is left."""
+    def kill_all(self) -> None:
+        """Kill every process that still runs."""
         for process in self.parts.values():
             process.kill()
 
     async def _ready(self, *names: str) -> None:
-        # Each look is short, so that no wait holds a thread that `watch` needs.
+        # Each check is short, so that no wait occupies a thread that `watch` needs.
         async with asyncio.timeout(_READY_SECONDS):
             for name in names:
                 while not await asyncio.to_thread(self.parts[name].is_ready):
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await asyncio.sleep(_POLL_SECONDS)
 
-    async def _happen(self, fault: Fault) -> None:
+    async def _inject_one(self, fault: Fault) -> None:
         await asyncio.sleep(self._began + fault.at - time.monotonic())
         process = self.parts[fault.part]
         async with self._turns[fault.part]:
-            self._say(fault)
+            self._print(fault)
             if fault.kind == "stop":
                 await asyncio.to_thread(process.signal, signal.SIGSTOP)
                 await asyncio.sleep(fault.down)
@@ -144,7 +144,7 @@ class SoakedService:
                         file.unlink()
                 await asyncio.sleep(fault.down)
                 process.start()
-            self.did[fault.part, fault.kind] += 1
+            self.done[fault.part, fault.kind] += 1
 
     async def _end(self, process: Process) -> None:
         try:
@@ -153,7 +153,7 @@ class SoakedService:
             self.problems.append(f"after SIGTERM, {error}")
         await asyncio.to_thread(process.kill)
 
-    def _say(self, fault: Fault) -> None:
+    def _print(self, fault: Fault) -> None:
         print(
             f"{time.monotonic() - self._began:6.1f} s  {fault.kind:<7} {fault.part:<16} {fault.down:5.1f} s", flush=True
         )
@@ -167,7 +167,7 @@ def _table(folder: Path, consumer_port: int) -> dict[str, Part]:
 
 
 def _models(folder: Path) -> Path:
-    """A copy of the miniatures, so that nobody changes them meanwhile."""
+    """A copy of the miniatures, so that no other process changes them during the soak."""
     models = folder / "models"
     for model in MODELS:
         shutil.copytree(ROOT / "model_cache" / model, models / model)

@@ -1,12 +1,14 @@
-"""Write what today's code writes, as samples that every later version must read.
+"""Write the records of today's code as samples that every later version must read.
 
     python -m tests.proofs.upgrade.freeze 0.1.0
 
-Run once for a version that is given out; what it wrote is never touched again. A folder that is there is refused.
+Run it once for each release. Its samples never change again, so an existing folder is refused.
 """
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +17,6 @@ from typing import Any
 
 from adapters.clock import settle
 from adapters.memory_log import EVENTS
-from adapters.view import View
 from adapters.view_file import VERSION
 from config.settings import Settings
 from tasks.accept import accept
@@ -51,7 +52,7 @@ FULL: Mapping[str, Any] = {
 }
 
 
-async def written() -> dict[str, Any]:
+async def all_samples() -> dict[str, Any]:
     """Every kind of record, event, object and file, by the name of its sample."""
     world = World(settings=Settings(view_path=str(Path(tempfile.mkdtemp()) / "view.db")))
     running = await world.start()
@@ -63,7 +64,7 @@ async def written() -> dict[str, Any]:
         failed = await world.submit()
         await world.clock.advance(30)
         world.runner.fail_next = []
-        held = [await world.submit(image_params={"steps": 100}) for _ in range(2)]
+        unfinished = [await world.submit(image_params={"steps": 100}) for _ in range(2)]
         canceled, expired = await world.submit(), await world.submit(start_within=5)
         await world.cancel(canceled)
         await world.clock.advance(6)
@@ -87,7 +88,7 @@ async def written() -> dict[str, Any]:
     for kind in ("started", "progress"):
         samples[kind] = _first(events, kind, full.task_id)
     samples["released_to_try_again"] = _first(events, "released", failed.task_id)
-    samples["released_by_a_consumer_that_ends"] = _first(events, "released", held[0].task_id)
+    samples["released_by_a_consumer_that_ends"] = _first(events, "released", unfinished[0].task_id)
     for name, task in {"completed": full, "failed": failed, "canceled": canceled, "expired": expired}.items():
         samples[f"outcome_{name}"] = json.loads(world.store.objects[f"tasks/{task.task_id}/outcome.json"])
     samples["run_request"] = json.loads(world.runner.ran[0].model_dump_json())
@@ -98,7 +99,7 @@ async def written() -> dict[str, Any]:
 
 
 async def _submit_full(world: World) -> Task:
-    """A task with nothing left empty, as a gateway writes it."""
+    """Submit a task that has every field, as a gateway writes it."""
     request = GenerateRequest.model_validate(FULL)
     now = world.clock.now()
     task = accept(request, task_id="f" * 32, models={"sd-mini": card()}, lanes=LANES, created_at=now)
@@ -135,19 +136,16 @@ def _frames() -> list[str]:
 
 
 def _view(path: Path) -> dict[str, Any]:
-    """The view's file as SQL."""
-    view = View(path, Settings().lane_names)
-    try:
-        return {"user_version": VERSION, "kinds": sorted(KINDS), "sql": list(view._db.iterdump())}
-    finally:
-        view.close()
+    """The view file as SQL."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return {"user_version": VERSION, "kinds": sorted(KINDS), "sql": list(db.iterdump())}
 
 
 def main(version: str) -> None:
     """Write the samples of this version."""
     folder = SAMPLES / version
     folder.mkdir(parents=True)
-    for name, sample in asyncio.run(written()).items():
+    for name, sample in asyncio.run(all_samples()).items():
         (folder / f"{name}.json").write_text(json.dumps(sample, indent=1, ensure_ascii=False) + "\n")
     print(f"{folder}: {len(list(folder.iterdir()))} samples")
 

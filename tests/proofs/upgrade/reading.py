@@ -21,12 +21,12 @@ NAMES = {"metadata", "acceleration"}
 
 
 def sample(version: str, name: str) -> Any:
-    """One sample."""
+    """The sample of this name that this version wrote."""
     return json.loads((SAMPLES / version / f"{name}.json").read_text())
 
 
 def samples(prefix: str = "") -> list[tuple[str, str]]:
-    """Version and name of every sample whose name begins so."""
+    """The version and the name of every sample whose name begins with the prefix."""
     return [(version, file.stem) for version in VERSIONS for file in sorted((SAMPLES / version).glob(f"{prefix}*"))]
 
 
@@ -66,13 +66,13 @@ def read(name: str, value: Any) -> Any:
     return MODELS[name](json.dumps(value).encode())
 
 
-def told(model: BaseModel) -> Any:
-    """What was read, as JSON."""
+def as_json(model: BaseModel) -> Any:
+    """The record that was read, as JSON."""
     return model.model_dump(mode="json")
 
 
 def keeps(kept: Any, given: Any) -> bool:
-    """Whether everything given is there, unknown fields aside."""
+    """Whether every known field that was given is kept; unknown fields may be missing."""
     if isinstance(given, dict) and isinstance(kept, dict):
         return all(keeps(kept[name], value) for name, value in given.items() if name in kept)
     if isinstance(given, list) and isinstance(kept, list):
@@ -81,7 +81,7 @@ def keeps(kept: Any, given: Any) -> bool:
 
 
 def contains(kept: Any, given: Any) -> bool:
-    """Whether everything given is there, unknown fields included; what is there beside it does not matter."""
+    """Whether every field that was given is kept, unknown ones too; further fields do not matter."""
     if isinstance(given, dict) and isinstance(kept, dict):
         return all(name in kept and contains(kept[name], value) for name, value in given.items())
     if isinstance(given, list) and isinstance(kept, list):
@@ -90,19 +90,19 @@ def contains(kept: Any, given: Any) -> bool:
 
 
 def with_more(value: Any) -> Any:
-    """The value with a field nobody knows yet in every object of it, but for those whose keys are names."""
+    """The value with an unknown field in every object of it, except objects whose keys are names."""
     if isinstance(value, list):
-        return [with_more(one) for one in value]
+        return [with_more(item) for item in value]
     if isinstance(value, dict):
-        more = {name: one if name in NAMES else with_more(one) for name, one in value.items()}
+        more = {name: item if name in NAMES else with_more(item) for name, item in value.items()}
         return more | {FROM_THE_FUTURE: {"a": [1]}}
     return value
 
 
-def without_one(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """The value without one of its fields, for every field at any depth, and which it is."""
+def without_each_field(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The path of every field at any depth, with the value that lacks this field."""
     if isinstance(value, dict):
-        for name, one in value.items():
+        for name, item in value.items():
             yield ".".join((*path, name)), {key: kept for key, kept in value.items() if key != name}
-            for where, less in without_one(one, (*path, name)):
+            for where, less in without_each_field(item, (*path, name)):
                 yield where, value | {name: less}

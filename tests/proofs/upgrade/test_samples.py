@@ -1,4 +1,4 @@
-"""What an older version wrote is still read, and what a newer one adds is kept or skipped."""
+"""Records of an older version are read; what a newer version adds is kept or skipped."""
 
 import json
 from typing import Any
@@ -12,19 +12,19 @@ from tests.proofs.upgrade.reading import (
     MODELS,
     OTHERS,
     VERSIONS,
+    as_json,
     contains,
     keeps,
     read,
     sample,
     samples,
-    told,
     with_more,
-    without_one,
+    without_each_field,
 )
 
 BY_MODEL = [(version, name) for version, name in samples() if name in MODELS]
 STRICT = {"request"}
-"""What a person sends is refused where it is not understood."""
+"""Requests of users: an unknown field is refused."""
 REQUIRED = {
     "task": {"task_id", "model_name", "prompt"},
     "card": {
@@ -36,7 +36,7 @@ REQUIRED = {
         *("task_id", "model_name", "prompt", "width", "height", "steps", "guidance_scale", "seed", "scheduler")
     },
 }
-"""What a reader could always count on. It never grows: older records lack what is newer."""
+"""The fields that every version wrote. These sets never grow, because older records lack newer fields."""
 
 
 def test_there_are_samples_and_each_has_a_reader():
@@ -47,20 +47,20 @@ def test_there_are_samples_and_each_has_a_reader():
 
 
 @pytest.mark.parametrize(("version", "name"), BY_MODEL)
-def test_a_sample_is_read_and_nothing_it_says_is_lost(version: str, name: str):
+def test_every_field_of_a_sample_is_read(version: str, name: str):
     value = sample(version, name)
-    assert keeps(told(read(name, value)), value)
+    assert keeps(as_json(read(name, value)), value)
 
 
-@pytest.mark.parametrize(("version", "name"), [one for one in samples() if one[1] in OTHERS])
-def test_what_is_no_json_of_a_model_is_read_too(version: str, name: str):
+@pytest.mark.parametrize(("version", "name"), [(version, name) for version, name in samples() if name in OTHERS])
+def test_a_sample_that_is_not_a_json_model_is_read(version: str, name: str):
     assert OTHERS[name](sample(version, name))
 
 
-@pytest.mark.parametrize(("version", "name"), [one for one in BY_MODEL if one[1] not in STRICT])
-def test_fields_nobody_knows_yet_change_nothing_at_any_depth(version: str, name: str):
+@pytest.mark.parametrize(("version", "name"), [(version, name) for version, name in BY_MODEL if name not in STRICT])
+def test_unknown_fields_change_nothing_at_any_depth(version: str, name: str):
     value = sample(version, name)
-    assert keeps(told(read(name, with_more(value))), told(read(name, value)))
+    assert keeps(as_json(read(name, with_more(value))), as_json(read(name, value)))
 
 
 @pytest.mark.parametrize(("version", "name"), samples("outcome"))
@@ -71,7 +71,7 @@ def test_a_stored_outcome_is_announced_with_every_field_of_a_newer_version(versi
     if value["error"]:
         value["error"][FROM_THE_FUTURE] = 1
     announced = json.loads(Outcome.model_validate(value).model_dump_json())
-    # This version may add fields of its own, with their defaults: they say what their absence meant.
+    # This version may add its own fields: their defaults mean the same as their absence.
     assert contains(announced, value)
     assert Outcome.model_validate(announced) == Outcome.model_validate(value)
 
@@ -79,9 +79,9 @@ def test_a_stored_outcome_is_announced_with_every_field_of_a_newer_version(versi
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_record_of_a_version_that_did_not_know_a_field_is_read(name: str):
     for version in VERSIONS:
-        for where, less in without_one(sample(version, name)):
-            if where.split(".")[0] not in REQUIRED[name] and not where.startswith("loras"):
-                assert read(name, less) is not None, where
+        for path, reduced in without_each_field(sample(version, name)):
+            if path.split(".")[0] not in REQUIRED[name] and not path.startswith("loras"):
+                assert read(name, reduced) is not None, path
 
 
 @pytest.mark.parametrize(
@@ -94,25 +94,25 @@ def test_a_record_of_a_version_that_did_not_know_a_field_is_read(name: str):
         ("card", {"family": "a_family_from_the_future", "acceleration": {"cache": {"kind": "new"}}}),
     ],
 )
-def test_a_value_nobody_knows_yet_is_kept_as_it_is(name: str, more: dict[str, Any]):
+def test_an_unknown_value_is_kept_unchanged(name: str, more: dict[str, Any]):
     for version in VERSIONS:
-        assert keeps(told(read(name, sample(version, name) | more)), more)
+        assert keeps(as_json(read(name, sample(version, name) | more)), more)
 
 
-def test_an_outcome_of_a_picture_format_or_lane_nobody_knows_yet_is_read():
+def test_an_outcome_with_an_unknown_image_format_and_lane_is_read():
     for version in VERSIONS:
         value = sample(version, "outcome_completed")
         value["task"]["image_params"]["format"] = "avif"
         value["task"]["topic"] = "ai_image_gen.a_lane_from_the_future"
-        assert keeps(told(read("outcome_completed", value)), value)
+        assert keeps(as_json(read("outcome_completed", value)), value)
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_no_outcome_says_that_a_task_goes_on(status: str):
+def test_an_outcome_with_the_status_of_an_unfinished_task_is_refused(status: str):
     with pytest.raises(ValueError, match="does not end"):
         read("outcome_completed", sample(VERSIONS[0], "outcome_completed") | {"status": status})
 
 
 @pytest.mark.parametrize("metadata", ["", None, "2;1800000058000", '{"at": 1800000058000}', "-1", "1.5", "\u0661"])
-def test_a_commit_whose_note_is_not_understood_lets_all_events_be_read(metadata: str | None):
+def test_a_commit_with_unknown_metadata_makes_the_owner_read_all_events(metadata: str | None):
     assert metadata_ms(metadata) == 0

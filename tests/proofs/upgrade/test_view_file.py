@@ -1,5 +1,6 @@
-"""A view's file that another version left behind."""
+"""View files that another version wrote."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ STATUSES = {"completed": 2, "failed": 1, "canceled": 1, "expired": 1, "queued": 
 
 
 def restored(version: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of that version."""
+    """Write the view file of that version. Returns its path and the sample."""
     kept = sample(version, "view")
     path = folder / "view.db"
     with sqlite3.connect(path) as db:
@@ -28,19 +29,19 @@ def restored(version: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def statuses(path: Path) -> list[str]:
     with sqlite3.connect(path) as db:
-        found = [status for (status,) in db.execute("SELECT status FROM tasks")]
+        values = [status for (status,) in db.execute("SELECT status FROM tasks")]
     db.close()
-    return found
+    return values
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_file_of_the_same_form_is_gone_on_with_and_one_of_another_is_made_anew(version: str, tmp_path: Path):
+def test_a_view_file_of_the_same_form_is_used_and_another_is_replaced(version: str, tmp_path: Path):
     path, kept = restored(version, tmp_path)
     view = View(path, LANES)
     if kept["user_version"] == VERSION:
         assert sorted(statuses(path)) == sorted(statuses_of(kept))
         assert view.offsets() and "sd-mini" in view.models()
-        assert all(one.task is not None and one.task.prompt for one in view.unfinished())
+        assert all(entry.task is not None and entry.task.prompt for entry in view.unfinished())
         assert all(view.get(task_id) for task_id in ids(path))
     else:
         assert view.offsets() == {}
@@ -61,9 +62,7 @@ def ids(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("user_version", [0, VERSION - 1, VERSION + 1, 2**31 - 1])
-def test_a_file_of_an_older_or_a_future_form_is_made_anew_and_read_from_the_log(
-    version: str, user_version: int, tmp_path: Path
-):
+def test_a_view_file_of_an_older_or_newer_form_is_replaced(version: str, user_version: int, tmp_path: Path):
     path, _ = restored(version, tmp_path)
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE cards")
@@ -79,12 +78,12 @@ def test_a_file_of_an_older_or_a_future_form_is_made_anew_and_read_from_the_log(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_view_files_of_one_form_have_the_same_columns_and_kinds_of_events(version: str, tmp_path: Path):
-    """A version that skipped a kind has moved its offsets past it: a newer one must not go on from there."""
+    """A version that skips a kind moves its offsets past it, so a version that knows the kind must read again."""
     kept = sample(version, "view")
     if kept["user_version"] != VERSION:
-        pytest.skip("a file of this form is made anew")
-    view = View(tmp_path / "today.db", LANES)
+        pytest.skip("a file of this form is replaced")
+    View(tmp_path / "today.db", LANES).close()
     tables = [line for line in kept["sql"] if line.startswith("CREATE ")]
-    today = [line for line in view._db.iterdump() if line.startswith("CREATE ")]
-    view.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "today.db")) as db:
+        today = [line for line in db.iterdump() if line.startswith("CREATE ")]
     assert (tables, set(kept["kinds"])) == (today, KINDS), "raise VERSION in adapters/view_file.py"

@@ -1,4 +1,4 @@
-"""Old and future records through a whole service on twins."""
+"""Records of older and newer versions in a whole service on twins."""
 
 import json
 import struct
@@ -20,14 +20,14 @@ TASKS = list(samples("task"))
 
 
 async def on_lane(w: World, record: dict[str, Any], lane: str = LANES[0]) -> Task:
-    """The record on the lane, under an id of its own."""
+    """Append the record to the lane with a new task id."""
     record = record | {"task_id": uuid.uuid4().hex}
     await w.raw(json.dumps(record).encode(), lane)
     return Task.model_construct(task_id=record["task_id"])
 
 
-async def say(w: World, value: dict[str, Any] | bytes, partition: int | None = None) -> None:
-    """Any event, as another version writes it."""
+async def write_event(w: World, value: dict[str, Any] | bytes, partition: int | None = None) -> None:
+    """Append an event as another version writes it."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     w.broker.append(EVENTS, w.broker.partition_of("sd-mini") if partition is None else partition, "k", data, {})
     await settle()
@@ -76,7 +76,7 @@ async def test_a_task_this_version_cannot_understand_is_kept_whole_and_the_queue
         assert json.loads(letter.value)["image_params"] == params
 
 
-async def test_events_of_kinds_and_forms_nobody_knows_yet_stop_nothing():
+async def test_events_of_unknown_kinds_and_forms_stop_nothing():
     async with world() as w:
         await w.start()
         task = await w.submit(image_params={"steps": 30})
@@ -86,7 +86,7 @@ async def test_events_of_kinds_and_forms_nobody_knows_yet_stop_nothing():
             {"kind": "progress", "task_id": task.task_id, "at": 1.0, "attempt": "first", "owner": "x"},
             b"\x00\x01 not JSON",
         ):
-            await say(w, event)
+            await write_event(w, event)
         await w.clock.advance(5)
         assert Outcome.model_validate_json(w.store.objects[f"tasks/{task.task_id}/outcome.json"]).status == "completed"
         assert w.watermark_at_end()
@@ -94,41 +94,43 @@ async def test_events_of_kinds_and_forms_nobody_knows_yet_stop_nothing():
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_the_events_of_an_older_owner_are_a_lease_and_its_release_gives_the_task_on(version: str):
+async def test_the_events_of_an_older_owner_renew_its_lease_and_its_release_requeues(version: str):
     async with world() as w:
         record = sample(version, "task_by_hand")
         task = await on_lane(w, record)
-        mine = {"task_id": task.task_id}
-        await say(w, sample(version, "started") | mine)
-        await say(w, sample(version, "progress") | mine)
+        task_id = {"task_id": task.task_id}
+        await write_event(w, sample(version, "started") | task_id)
+        await write_event(w, sample(version, "progress") | task_id)
         await w.start()
         assert w.runner.ran == []
         owner = sample(version, "started")["owner"]
-        await say(w, sample(version, "released_by_a_consumer_that_ends") | mine | {"owner": owner})
+        await write_event(w, sample(version, "released_by_a_consumer_that_ends") | task_id | {"owner": owner})
         await w.clock.advance(5)
         assert w.status(task) == "completed"
         assert w.outcome(task).tries == 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_task_that_ended_in_a_way_nobody_knows_yet_has_ended(version: str):
+async def test_a_task_that_ended_with_an_unknown_status_has_ended(version: str):
     async with world() as w:
         task = await on_lane(w, sample(version, "task_by_hand"))
-        outcome = sample(version, "outcome_completed") | {"status": "completed_in_part", "task_id": task.task_id}
-        await say(w, sample(version, "started") | {"task_id": task.task_id})
-        w.store.objects[f"tasks/{task.task_id}/outcome.json"] = json.dumps(outcome | {FROM_THE_FUTURE: 1}).encode()
+        stored = sample(version, "outcome_completed") | {"status": "completed_in_part", "task_id": task.task_id}
+        await write_event(w, sample(version, "started") | {"task_id": task.task_id})
+        w.store.objects[f"tasks/{task.task_id}/outcome.json"] = json.dumps(stored | {FROM_THE_FUTURE: 1}).encode()
         await w.start()
         await w.clock.advance(30)
         assert w.runner.ran == []
-        told = [event for event in w.events(task) if isinstance(event, Outcome)]
-        assert [(one.status, one.model_extra) for one in told] == [("completed_in_part", {FROM_THE_FUTURE: 1})]
+        outcomes = [event for event in w.events(task) if isinstance(event, Outcome)]
+        assert [(outcome.status, outcome.model_extra) for outcome in outcomes] == [
+            ("completed_in_part", {FROM_THE_FUTURE: 1})
+        ]
         assert w.watermark_at_end()
 
 
 async def test_an_outcome_this_version_cannot_read_is_left_alone_and_the_queue_goes_on():
     async with world() as w:
         task = await on_lane(w, sample(VERSIONS[0], "task_by_hand"))
-        await say(w, sample(VERSIONS[0], "started") | {"task_id": task.task_id})
+        await write_event(w, sample(VERSIONS[0], "started") | {"task_id": task.task_id})
         future = b'{"schema": 9, "how": "completed"}'
         w.store.objects[f"tasks/{task.task_id}/outcome.json"] = future
         running = await w.start()
@@ -140,7 +142,7 @@ async def test_an_outcome_this_version_cannot_read_is_left_alone_and_the_queue_g
         assert not running.work.done()
 
 
-async def test_what_a_newer_runner_says_of_itself_is_kept_in_the_outcome(monkeypatch: pytest.MonkeyPatch):
+async def test_an_unknown_acceleration_of_a_newer_runner_is_kept_in_the_outcome(monkeypatch: pytest.MonkeyPatch):
     async with world() as w:
         run = w.runner.run
 
@@ -178,7 +180,7 @@ async def test_a_card_of_another_version_is_good_enough_to_ask_by(version: str):
 
 @pytest.mark.parametrize(("version", "name"), samples("outcome"))
 @pytest.mark.parametrize("more", [lambda value: value, with_more], ids=["as it is", "with more"])
-async def test_a_gateway_tells_how_a_task_of_another_version_ended(version: str, name: str, more: Any):
+async def test_a_gateway_answers_how_a_task_of_another_version_ended(version: str, name: str, more: Any):
     async with gateways() as w:
         client, _ = await w.gateway()
         value = more(sample(version, name))
@@ -191,7 +193,7 @@ async def test_a_gateway_tells_how_a_task_of_another_version_ended(version: str,
         assert {**again.json(), "updated_at": ""} == {**answer.json(), "updated_at": ""}
 
 
-async def test_a_gateway_tells_an_end_nobody_knows_yet_and_cannot_be_stopped_by_it():
+async def test_a_gateway_answers_an_unknown_status_and_continues():
     async with gateways() as w:
         client, _gateway = await w.gateway()
         value = sample(VERSIONS[0], "outcome_failed")

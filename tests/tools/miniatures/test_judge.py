@@ -19,11 +19,11 @@ def agreement() -> dict[str, float]:
 
 
 @pytest.mark.parametrize("part", ["shape", "colour", "background", "size", "place", "outline", "night"])
-def test_it_reads_synthesized_pictures_at_least_99_times_in_100(agreement: dict[str, float], part: str) -> None:
+def test_the_judge_reads_synthesized_pictures_at_least_99_times_in_100(agreement: dict[str, float], part: str) -> None:
     assert agreement[part] >= 0.99
 
 
-def test_it_tells_outlines_and_nights() -> None:
+def test_the_judge_recognizes_outlines_and_nights() -> None:
     pictures, truth = examples(800, 434_343)
     seen = look_all(pictures)
     for part in ("outline", "night"):
@@ -37,7 +37,7 @@ def test_blur_and_noise_do_not_mislead_it() -> None:
     assert sum(s.shape == WORDS["shape"][int(t)] for s, t in zip(seen, truth["shape"], strict=True)) >= 0.97 * 500
 
 
-def test_it_looks_at_ordinary_pictures_of_any_size() -> None:
+def test_the_judge_accepts_ordinary_pictures_of_any_size() -> None:
     picture = render(random_scenes(1, 9))[0]
     pixels = ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels)

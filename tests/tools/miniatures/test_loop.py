@@ -1,4 +1,4 @@
-"""The training loop keeps its promises: it learns, and a run that was stopped ends as one that was not."""
+"""The training loop learns, and a run that was stopped ends like one that was not."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tools.miniatures.train.loop import Trainee, train
 
 
 class Line(Trainee):
-    """Learns y = 3x, and can be made to fall over at one step."""
+    """Learns y = 3x, and can be made to fail at one step."""
 
     def __init__(self, falls_at: int = -1) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Line(Trainee):
         return ((self.line(x) - 3 * x) ** 2).mean()
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_the_loop_learns(tmp_path: Path) -> None:
     trainee = Line()
     train(trainee, tmp_path, name="line", steps=300, rate=0.1, average=0.9)
     assert trainee.line.weight.item() == pytest.approx(3, abs=0.05)

@@ -1,4 +1,4 @@
-"""The two miniatures as they are shipped: small, safe, ordinary folders that draw what they are asked."""
+"""The two miniatures as shipped: small, safe, ordinary model folders that draw what their prompts name."""
 
 import json
 from pathlib import Path
@@ -36,21 +36,21 @@ def test_a_folder_is_small_and_has_only_safetensors(folder: Path) -> None:
     assert {file.suffix for file in folder.rglob("*") if file.is_file()} <= {".safetensors", ".json", ".txt"}
 
 
-def test_it_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path, pipe: Any) -> None:
+def test_a_miniature_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path, pipe: Any) -> None:
     assert type(pipe) is KINDS[folder.name][0]
     defaults = json.loads((folder / "defaults.json").read_text())
     assert (defaults["width"], defaults["height"]) == (64, 64)
     assert KINDS[folder.name][1].DEFAULTS.items() <= defaults.items()
 
 
-def test_it_draws_what_it_is_asked(paint: Any) -> None:
-    prompts, wanted = held_out_prompts(30)
-    scores = accuracy(paint(prompts, seeds(30), steps=8), wanted)
+def test_a_miniature_draws_what_its_prompt_names(paint: Any) -> None:
+    prompts, scenes = held_out_prompts(30)
+    scores = accuracy(paint(prompts, seeds(30), steps=8), scenes)
     # The targets (98, 95 and 90 % of 300, docs/models.md), less what 30 pictures may miss by chance.
     assert scores["background"] >= 96 and scores["colour"] >= 90 and scores["shape"] >= 86
 
 
-def test_its_loras_are_seen(folder: Path, pipe: Any, paint: Any) -> None:
+def test_the_loras_of_a_miniature_change_its_images(folder: Path, pipe: Any, paint: Any) -> None:
     prompts, _ = held_out_prompts(10)
     plain = style(paint(prompts, seeds(10), steps=8))
     try:

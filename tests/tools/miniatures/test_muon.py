@@ -1,4 +1,4 @@
-"""The optimizer of the denoisers: every matrix's step is orthogonal, and what is no matrix is left to another."""
+"""The optimizer of the denoisers: steps of matrices are orthogonal, other parameters get another optimizer."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tools.miniatures.train.muon import Muon, orthogonal
 
 
 class Map(Trainee):
-    """Learns a fixed linear map, and can be made to fall over at one step."""
+    """Learns a fixed linear map, and can be made to fail at one step."""
 
     def __init__(self, falls_at: int = -1) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def test_convolutions_are_matrices_and_biases_are_not() -> None:
     assert not Muon.fits(torch.zeros(4, 64, 3, 3))
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_the_optimizer_learns(tmp_path: Path) -> None:
     trainee = Map()
     before = trainee.loss(0, torch.Generator().manual_seed(3)).item()
     train(trainee, tmp_path, name="map", steps=100, rate=0.1, average=0.9, muon=True)

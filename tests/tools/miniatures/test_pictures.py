@@ -1,4 +1,4 @@
-"""The world the miniatures are trained on."""
+"""The generated pictures that the miniatures are trained on."""
 
 import random
 
@@ -15,8 +15,8 @@ def test_a_picture_has_the_colours_its_caption_names() -> None:
     scenes = random_scenes(40, 1)
     pictures = render(scenes)
     for i, picture in enumerate(pictures):
-        said = caption(scenes, i, random.Random(0), full=True).split()
-        background, colour = said[-2], next(word for word in said if word in COLOURS)
+        words = caption(scenes, i, random.Random(0), full=True).split()
+        background, colour = words[-2], next(word for word in words if word in COLOURS)
         corner = (picture[:, 0, 0] + 1) * 127.5
         assert torch.allclose(corner, torch.tensor(PALETTE[background], dtype=torch.float32), atol=1)
         painted = torch.tensor(PALETTE[colour], dtype=torch.float32) / 127.5 - 1
