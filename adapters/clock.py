@@ -25,9 +25,9 @@ class SystemClock:
 class ManualClock:
     """A clock that stands still until a test advances it. Sleepers wake in the order of their times. See Clock."""
 
-    def __init__(self, start: float = 1_800_000_000.0) -> None:
-        """Starts at `start` (Unix seconds)."""
-        self._start = start
+    def __init__(self) -> None:
+        """Starts in January 2027."""
+        self._start = 1_800_000_000.0
         self._elapsed = 0.0
         self._count = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Event]] = []
@@ -57,8 +57,8 @@ class ManualClock:
         await settle()
 
     def stall(self, seconds: float) -> None:
-        """Advance the clock without waking anybody, as for a process that was stopped. The sleepers whose time has come
-        wake at the next `advance`."""
+        """Advance the clock without waking any sleeper, as for a process that was stopped. The sleepers whose time has
+        come wake at the next `advance`."""
         self._elapsed += seconds
         self._sleepers = sorted((max(at, self._elapsed), count, woken) for at, count, woken in self._sleepers)
 

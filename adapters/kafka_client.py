@@ -1,4 +1,4 @@
-"""What every Kafka client of a process shares: its settings, and the knowledge whether Kafka is available."""
+"""What all Kafka clients of a process share: their settings, and whether Kafka is available."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ _NO_CONNECTION = (
     KafkaError._AUTHENTICATION,
     KafkaError._SSL,
 )
-"""Errors of a connection that cannot be made, that does not answer, or that the broker refuses."""
+"""Errors that mean: a connection cannot be made, the broker does not answer, or the broker refuses the connection."""
 
 
 class Connectivity:
@@ -52,8 +52,8 @@ class Connectivity:
             logger.info("Kafka is available again")
 
     def report_no_answer(self, successes_before: int) -> None:
-        """A broker was asked and did not answer. `successes_before` is the value of `successes` when it was asked: if
-        any answer has arrived since, this one proves nothing."""
+        """A broker was asked and did not answer. `successes_before` is the value of `successes` when it was asked. If
+        another answer has arrived since then, Kafka is available."""
         if self._suspicion and not self.unavailable and successes_before == self.successes:
             self.unavailable = True
             logger.warning("Kafka is unavailable: %s", self._suspicion)
@@ -61,13 +61,15 @@ class Connectivity:
 
 def client_config(settings: Settings, connectivity: Connectivity, **more: Any) -> dict[str, Any]:
     """The librdkafka settings of a client. The settings KAFKA_CONFIG_* override all others."""
-    silent = logging.getLogger("librdkafka")
-    silent.setLevel(logging.CRITICAL)
+    librdkafka_logger = logging.getLogger("librdkafka")
+    librdkafka_logger.setLevel(
+        logging.CRITICAL
+    )  # Connectivity logs an outage once; librdkafka would log it all the time
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "client.id": "ai-image-gen",
         "error_cb": connectivity.report_error,
-        "logger": silent,
+        "logger": librdkafka_logger,
         "socket.keepalive.enable": True,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,

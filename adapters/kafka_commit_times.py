@@ -11,7 +11,7 @@ _RESOLUTION_MS = 1000
 
 
 class CommitTimes:
-    """When the records that were read were appended, once a second of append time for each partition.
+    """The append times of the records that were read: for each partition, one for each second.
 
     An event of a task is appended after the task itself. All tasks below a committed offset are done, so no event that
     is older than the last of them can be about an unfinished task. That time goes into the metadata of the commit.
@@ -46,6 +46,6 @@ class CommitTimes:
 
 
 def metadata_ms(metadata: str | None) -> int:
-    """The time in the metadata of a commit (Unix milliseconds). 0, so that all events are read, if there is none: other
-    tools commit without it, and a newer version may write another format."""
+    """The time in the metadata of a commit (Unix milliseconds). 0 if there is none, so that all events are read: other
+    tools commit without metadata, and a newer version may write another format."""
     return int(metadata) if metadata and metadata.isdecimal() and metadata.isascii() else 0

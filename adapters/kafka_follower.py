@@ -12,17 +12,17 @@ from tasks.log import Partition, Records
 
 
 class LogFollower(Reader):
-    """Reads every partition of everything. See LogReader.follow."""
+    """Reads every partition of every topic of the log. See LogReader.follow."""
 
     def __init__(
         self, settings: Settings, connectivity: Connectivity, offsets: Mapping[tuple[str, Partition], int]
     ) -> None:
-        """`offsets`: where to start, by (topic, partition), as far as the caller knows."""
+        """`offsets`: where to start, by (topic, partition), for the partitions that the caller has read before."""
         super().__init__(settings, connectivity)
         self._offsets = offsets
 
     def _read(self) -> None:
-        cards = self._cards_reader()
+        models = self._models_reader()
         consumer = self._consumer()
         try:
             starts = self._until_answered(lambda: self._starts(consumer))
@@ -31,10 +31,10 @@ class LogFollower(Reader):
             consumer.assign([*starts, *previews])
             while not self._stop.is_set():
                 self._hand_over(self._poll(consumer))
-                self._hand_over(self._poll(cards, 0))
+                self._hand_over(self._poll(models, 0))
         finally:
             consumer.close()
-            cards.close()
+            models.close()
 
     def _starts(self, consumer: Consumer) -> list[TopicPartition]:
         """Where each partition is read from: the caller's offset, else for a lane the consumers' commit, else for
@@ -58,13 +58,13 @@ class LogFollower(Reader):
             key = (tp.topic, tp.partition)
             start = self._offsets.get(key, committed.get(key, recent.get(key, OFFSET_BEGINNING)))
             low, high = consumer.get_watermark_offsets(tp, timeout=CALL_SECONDS)
-            # Retention may have deleted the record at this offset, or the topic was created anew. From an offset
-            # outside the log nothing would be read, so the position would never reach the end.
+            # Retention may have deleted the record at this offset, or the topic was deleted and created again. From an
+            # offset outside the log nothing would be read, so the position would never reach the end.
             tp.offset = high if start == OFFSET_END else start if low <= start <= high else low
         return partitions
 
     def _preview_ends(self, consumer: Consumer) -> list[TopicPartition]:
-        """The ends of the previews topic. None if the topic is missing, as before an upgrade is provisioned."""
+        """The ends of the previews topic; empty if the topic is missing, as before an upgrade is provisioned."""
         name = self._settings.topic("previews")
         topic = consumer.list_topics(timeout=CALL_SECONDS).topics.get(name)
         partitions = () if topic is None or topic.error is not None else topic.partitions

@@ -28,7 +28,7 @@ _NO_ANSWER = {
     KafkaError._TRANSPORT,
 }
 _SESSION = {"consumer.session.timeout.ms": "6000", "consumer.heartbeat.interval.ms": "1000"}
-"""The group's settings under KIP-848: partitions of a killed member are assigned anew after 6 s instead of 45 s."""
+"""The group's settings under KIP-848: a killed member's partitions go to other members after 6 s instead of 45 s."""
 
 
 class GroupReader(Reader):
@@ -52,7 +52,7 @@ class GroupReader(Reader):
         self._topics = topics
         self._replayed = replayed
         self._incremental = settings.kafka_group_protocol == "consumer"
-        self._lock = threading.Lock()  # guards what `commit` shares with the thread: the three below
+        self._lock = threading.Lock()  # guards the next three fields, which `commit` shares with the thread
         self._assigned: set[Partition] = set()
         self._pending: dict[tuple[str, Partition], int] = {}
         self._committed: dict[tuple[str, Partition], int] = {}
@@ -66,7 +66,7 @@ class GroupReader(Reader):
 
     def _read(self) -> None:
         self._request_session_timeout()
-        cards = self._cards_reader() if self._replayed else None
+        models = self._models_reader() if self._replayed else None
         # Only the range assignor gives partition p of all topics to one member; the default of KIP-848 does not.
         protocol: dict[str, Any] = (
             {"group.protocol": "consumer", "group.remote.assignor": "range"}
@@ -83,8 +83,8 @@ class GroupReader(Reader):
                 messages = self._poll(consumer)
                 self._times.note([message for message in messages if message.topic() != self._replayed])
                 self._hand_over(messages)
-                if cards is not None:
-                    self._hand_over(self._poll(cards, 0))
+                if models is not None:
+                    self._hand_over(self._poll(models, 0))
                 if self._loop.time() - committed_at >= _COMMIT_SECONDS:
                     committed_at = self._loop.time()
                     self._commit(consumer, asynchronous=True)
@@ -92,12 +92,12 @@ class GroupReader(Reader):
         finally:
             self._flush()
             consumer.close()
-            if cards is not None:
-                cards.close()
+            if models is not None:
+                models.close()
 
     def _request_session_timeout(self) -> None:
         """Ask the broker for `_SESSION`. A broker that refuses, for example because its own minimum is higher, keeps
-        its values; one that does not answer is asked until it does."""
+        its values. A broker that does not answer is asked again until it does."""
         resource = ConfigResource(
             ResourceType.GROUP,
             self._group,

@@ -1,4 +1,4 @@
-"""The log on Apache Kafka: one producer for everything written, and a thread of its own for each reader."""
+"""The log on Apache Kafka: one producer for all writes, and one thread for each reader."""
 
 import asyncio
 import concurrent.futures
@@ -37,7 +37,7 @@ class KafkaLog:
     """See TaskWriter and LogReader. One object for a process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connects in the background, also when Kafka is unavailable."""
+        """Connects in the background. Kafka may be unavailable at first."""
         self._settings = settings
         self._connectivity = Connectivity()
         self._producer = Producer(
@@ -89,9 +89,11 @@ class KafkaLog:
         topic = self._settings.topic("previews")
         self._emit(topic, _ANY_PARTITION, preview.task_id, preview.model_dump_json().encode())
 
-    async def append_card(self, card: ServedModel) -> None:
+    async def append_card(self, model: ServedModel) -> None:
         """See TaskWriter."""
-        await self._append(self._settings.topic("models"), _ANY_PARTITION, card.model, card.model_dump_json().encode())
+        await self._append(
+            self._settings.topic("models"), _ANY_PARTITION, model.model, model.model_dump_json().encode()
+        )
 
     async def dead_letter(self, record: Record, reason: str) -> None:
         """See TaskWriter. The headers have the names that Spring Kafka and Kafka Connect give to dead letters. Of a
@@ -166,12 +168,12 @@ class KafkaLog:
         await loop.run_in_executor(None, self._poller.join)
 
     def _poll(self) -> None:
-        # An idempotent producer asks for its id and for metadata before it sends the first message, which takes it half
-        # a second. Asking for metadata here, when the process starts, takes that time from the first request.
+        # Before an idempotent producer sends its first message, it asks for its id and for metadata, which takes half a
+        # second. The probe asks for metadata when the process starts, so that the first request need not wait for it.
         warm = False
         while not self._closed.is_set():
             if not warm or self._connectivity.suspected:
-                # During an outage nothing is appended whose success would end it, so a broker must be asked.
+                # During an outage every append is refused, so no success can end the outage: a broker must be asked.
                 warm = self._probe()
             # Delivery reports are only served by this call: without it no append would ever return.
             self._producer.poll(0.1)

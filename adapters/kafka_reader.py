@@ -84,7 +84,7 @@ class Reader:
     def _work(self) -> None:
         try:
             self._read()
-        except Exception as error:  # noqa: BLE001 - whatever ends the thread is raised by `deliveries`
+        except Exception as error:  # noqa: BLE001 - `deliveries` raises every error that ends the thread
             self._put(error)
 
     def _read(self) -> None:
@@ -92,7 +92,7 @@ class Reader:
         raise NotImplementedError
 
     def _put(self, delivery: Delivery | BaseException) -> threading.Event:
-        """Queue a delivery, waiting for room. The event is set when the event loop has dealt with it."""
+        """Queue a delivery, and wait for room. The event is set when the event loop has processed the delivery."""
         taken = threading.Event()
         future = asyncio.run_coroutine_threadsafe(self._queue.put((delivery, taken)), self._loop)
         while not self._stop.is_set():
@@ -135,8 +135,8 @@ class Reader:
                 self._stop.wait(_RETRY_SECONDS)
         raise SystemExit  # ends only this thread
 
-    def _cards_reader(self) -> Consumer:
-        """A consumer of the models topic, after all cards that are there now have been handed over."""
+    def _models_reader(self) -> Consumer:
+        """A consumer of the models topic, after all models that the topic holds now have been handed over."""
         topic = self._settings.topic("models")
         consumer = self._consumer()
         # Ask before the consumer fetches: on the same connection the request would wait behind a long poll.

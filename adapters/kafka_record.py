@@ -43,7 +43,7 @@ def _headers(message: Message) -> dict[str, bytes]:
     try:
         return {name: _bytes(value) for name, value in _call_headers(message) or []}
     except (UnicodeDecodeError, SystemError):
-        # The client then gives no header at all. Nothing depends on them: they are only copied to a dead letter.
+        # The client then gives no headers. The service only copies them to a dead letter, so it can go on without.
         return {}
 
 

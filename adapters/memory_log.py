@@ -14,8 +14,8 @@ from tasks.ports import Clock
 from tasks.preview import Preview
 from tasks.task import Task
 
-EVENTS, CARDS, PREVIEWS, DEAD_LETTERS = "events", "models", "previews", "dead_letter"
-_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", CARDS: "card", PREVIEWS: "preview"}
+EVENTS, MODELS, PREVIEWS, DEAD_LETTERS = "events", "models", "previews", "dead_letter"
+_KINDS: Mapping[str, RecordKind] = {EVENTS: "event", MODELS: "card", PREVIEWS: "preview"}
 
 
 class MemoryBroker:
@@ -53,11 +53,12 @@ class MemoryBroker:
         return place
 
     def read(self, positions: dict[tuple[str, Partition], int]) -> list[Record]:
-        """Every record from these positions on, which are moved to the ends: cards first, then events, then lanes."""
+        """Every record from these positions on: models first, then events, then lanes. Moves the positions to the
+        ends."""
         if self.down:
             return []
         records: list[Record] = []
-        for topic, partition in sorted(positions, key=lambda key: (key[0] != CARDS, key[0] != EVENTS, key)):
+        for topic, partition in sorted(positions, key=lambda key: (key[0] != MODELS, key[0] != EVENTS, key)):
             new = self.topics[topic][partition][positions[topic, partition] :]
             positions[topic, partition] += len(new)
             records += new
@@ -68,10 +69,10 @@ class MemoryBroker:
         return zlib.crc32(key.encode()) % self.partitions
 
     def rebalance(self, group: str) -> None:
-        """Assign the partitions to the members of the group anew, in contiguous ranges."""
+        """Divide the partitions among the present members of the group, in contiguous ranges."""
         members = self.groups[group]
         for index, member in enumerate(members):
-            count = 1 if CARDS in member.topics else self.partitions
+            count = 1 if MODELS in member.topics else self.partitions
             low, high = (count * n // len(members) for n in (index, index + 1))
             member.reassign(frozenset(range(low, high)))
         self.wake()
@@ -105,9 +106,9 @@ class MemoryMember:
     async def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """See GroupMember."""
         members = self._broker.groups[self._group]
-        self._positions = {(CARDS, 0): 0} if self._replayed else {}
-        if cards := self._broker.read(self._positions):
-            yield Records(cards)
+        self._positions = {(MODELS, 0): 0} if self._replayed else {}
+        if models := self._broker.read(self._positions):
+            yield Records(models)
         members.append(self)
         self._broker.rebalance(self._group)
         try:
@@ -198,9 +199,9 @@ class MemoryLog:
             key = preview.task_id
             self.broker.append(PREVIEWS, self.broker.partition_of(key), key, preview.model_dump_json().encode(), {})
 
-    async def append_card(self, card: ServedModel) -> None:
+    async def append_card(self, model: ServedModel) -> None:
         """See TaskWriter."""
-        self.broker.append(CARDS, 0, card.model, card.model_dump_json().encode(), {})
+        self.broker.append(MODELS, 0, model.model, model.model_dump_json().encode(), {})
 
     async def dead_letter(self, record: Record, reason: str) -> None:
         """See TaskWriter."""
@@ -209,9 +210,9 @@ class MemoryLog:
 
     async def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
         """See LogReader."""
-        positions = {(CARDS, 0): 0}
-        if cards := self.broker.read(positions):
-            yield Records(cards)
+        positions = {(MODELS, 0): 0}
+        if models := self.broker.read(positions):
+            yield Records(models)
         starts = dict(offsets)
         for topic in (EVENTS, *self.broker.lanes):
             for partition in range(self.broker.partitions):
@@ -228,7 +229,7 @@ class MemoryLog:
 
     def join(self, group: str, topics: Sequence[str], *, replayed: str | None = None) -> MemoryMember:
         """See LogReader."""
-        if unknown := set(topics) - {EVENTS, CARDS, PREVIEWS, *self.broker.lanes}:
+        if unknown := set(topics) - {EVENTS, MODELS, PREVIEWS, *self.broker.lanes}:
             raise ValueError(f"not topics of the log: {', '.join(sorted(unknown))}")
         if replayed is not None and replayed not in topics:
             raise ValueError(f"{replayed} is not among the topics to read")
@@ -252,7 +253,7 @@ class MemoryLog:
             member.leave()
 
     def mute(self) -> None:
-        """From now on nothing that this process writes or commits arrives: it is dead, or cut off."""
+        """From now on nothing that this process writes or commits arrives, as after its death or a cut connection."""
         self.muted = True
 
     async def close(self) -> None:

@@ -12,13 +12,14 @@ from tasks.task import CONTENT_TYPES, MAX_SEED
 
 
 class MemoryRunner:
-    """One runner. `away`, `loading` and `fail_next` make it misbehave; `ran` lists the requests it began."""
+    """One runner. `away`, `loading` and `fail_next` make it misbehave. `ran` lists the requests that it began, and
+    `dropped` the tasks that a caller canceled."""
 
     def __init__(
-        self, card: ServedModel, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner"
+        self, model: ServedModel, clock: Clock, step_seconds: float = 0.1, url: str = "memory://runner"
     ) -> None:
-        """A runner that serves the model of `card` and takes `step_seconds` for a step."""
-        self._card = card
+        """A runner that serves `model` and takes `step_seconds` for a step."""
+        self._model = model
         self._clock = clock
         self._url = url
         self.step_seconds = step_seconds
@@ -39,7 +40,7 @@ class MemoryRunner:
         """See RunnerClient."""
         if self.away:
             raise RunnerLost
-        description = RunnerDescription.of_served(self._card)
+        description = RunnerDescription.of_served(self._model)
         if not self.loading:
             return description
         models = dict.fromkeys(description.status.models, ModelStatus(loaded=False))
@@ -48,14 +49,15 @@ class MemoryRunner:
     async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         """See RunnerClient."""
         sent = {file.name: file.payload for file in inputs}
-        if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._card.inputs):
-            raise InvalidRequest(f"{self._card.model} takes the inputs {self._card.inputs}.", field="inputs")
+        if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._model.inputs):
+            names = ", ".join(self._model.inputs)
+            raise InvalidRequest(f"{self._model.model} takes {names or 'no inputs'}.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
             raise RunnerLoading
         pixels = sum(request.pixels for request in self.running.values())
-        if self.running and pixels >= 2 * self._card.pixel_budget:
+        if self.running and pixels >= 2 * self._model.pixel_budget:
             raise RunnerBusy
         self.ran.append(request)
         self.running[request.task_id] = request
@@ -93,7 +95,7 @@ class MemoryRunner:
 
 
 def image_file(request: RunRequest, index: int, inputs: Mapping[str, bytes]) -> bytes:
-    """Bytes that depend on everything that a real image depends on."""
-    asked = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
+    """The twin's image file: bytes that depend on everything that a real image depends on."""
+    drawing = request.model_dump_json(exclude={"task_id", "attempt", "metadata", "max_runtime"})
     files = b"".join(inputs[name] for name in sorted(inputs))
-    return hashlib.sha256(f"{asked}/{index}".encode() + files).digest()
+    return hashlib.sha256(f"{drawing}/{index}".encode() + files).digest()

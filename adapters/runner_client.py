@@ -1,4 +1,4 @@
-"""A runner over HTTP."""
+"""The client of a runner over HTTP."""
 
 import asyncio
 import socket

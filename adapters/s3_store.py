@@ -30,7 +30,7 @@ _RETRY_AFTER = 2.0
 _CONFLICT_TRIES, _CONFLICT_PAUSE_SECONDS = 10, 0.1
 """How often a conditional write is tried while other writes of the same name are in progress, and the pause between."""
 _PROBE_KEY = "system/probe"
-"""Nothing is stored here: that it is missing shows that bucket and credentials work."""
+"""No object has this key. The answer that it is missing shows that the bucket and the credentials work."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -179,7 +179,7 @@ class S3Store:
             raise self._failed(f"The image store does not answer: {error}") from error
         except ClientError as error:
             if _code(error) not in expected:
-                # A wrong bucket or credential must be corrected by a person. Until then every task waits.
+                # A person must correct the wrong bucket or credential. Until then every task waits.
                 raise self._failed(f"The image store refuses: {_code(error)}.") from error
             self._succeeded()
             raise

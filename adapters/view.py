@@ -1,7 +1,7 @@
 """The view: the local SQLite copy of what the log says about each task. It keeps the task bodies out of memory.
 
-It holds nothing of its own: it can always be rebuilt from the log. The offsets are written in the same transaction as
-the records, so a view that is opened again continues exactly behind the last record it applied. One thread uses it.
+Everything in it is also in the log, so it can always be rebuilt. The offsets are written in the same transaction as the
+records, so a view that is opened again continues exactly behind the last record that it applied. One thread uses it.
 """
 
 import json
@@ -24,8 +24,8 @@ _STATE_SET = ", ".join(f"{name} = ?" for name in _STATE.split(", "))
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """A task record was applied. `state`: the state of the task after it. `first`: False if an earlier record of the
-    same task id was applied already: then this one changed nothing. `refusal`: see TaskRead."""
+    """A task record was applied. `state`: the state of the task after it. `first`: False if an earlier record with the
+    same task id was applied before; then this record changed nothing. `refusal`: see TaskRead."""
 
     task: Task
     place: Place
@@ -62,14 +62,14 @@ class TaskView:
 
 
 class View:
-    """The view of one process: rows for tasks, cards and offsets."""
+    """The view of one process: rows for tasks, models and offsets."""
 
     def __init__(self, path: Path | str, lanes: Sequence[str]) -> None:
         """Open or create the file. A file that is damaged or that another version wrote is replaced by an empty one. An
         empty path means a temporary file. `lanes`: the full topic names."""
         self._lanes = lanes
         self._db = open_view_file(str(path))
-        self._cards = {
+        self._models = {
             model: ServedModel.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")
         }
@@ -81,7 +81,7 @@ class View:
         ends: dict[tuple[str, Partition], int] = {}
         with self._db:
             for record in records:
-                reading = read_record(record, self._cards, self._lanes)
+                reading = read_record(record, self._models, self._lanes)
                 if reading is not None:
                     changes.append(self._apply(reading))
                 if record.kind != "preview":
@@ -112,9 +112,9 @@ class View:
             refusal=None if refusal is None else from_code(*json.loads(refusal)),
         )
 
-    def cards(self) -> Mapping[str, ServedModel]:
-        """The latest card of each model, by model name."""
-        return self._cards
+    def models(self) -> Mapping[str, ServedModel]:
+        """The models by name, each as its latest record says."""
+        return self._models
 
     def offsets(self) -> dict[tuple[str, Partition], int]:
         """The next offset to read of each partition that was read, by (topic, partition)."""
@@ -159,9 +159,9 @@ class View:
                 return self._apply_task(reading)
             case EventRead():
                 return self._apply_event(reading)
-            case CardRead(card):
-                self._cards[card.model] = card
-                self._db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (card.model, card.model_dump_json()))
+            case CardRead(model):
+                self._models[model.model] = model
+                self._db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (model.model, model.model_dump_json()))
         return reading
 
     def _apply_task(self, read: TaskRead) -> TaskChange:

@@ -10,8 +10,8 @@ from tasks.task import UNDERSTOOD_FIELDS
 TABLES = 1
 """The version of the tables. Raise it with every change of the tables."""
 VERSION = TABLES + 256 * (zlib.crc32(",".join(sorted(UNDERSTOOD_FIELDS)).encode()) & 0x7FFFFF)
-"""The number stored in the file: the version of the tables, and what the writer understood. A file with tasks that its
-writer refused as NotUnderstood is created anew by a version that understands more."""
+"""The number stored in the file: the version of the tables, and which fields the writer understood. A version that
+understands more fields replaces the file, because it may hold tasks that its writer refused as NotUnderstood."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
   task_id TEXT PRIMARY KEY, partition INTEGER NOT NULL, topic TEXT, "offset" INTEGER,
@@ -27,8 +27,8 @@ CREATE TABLE IF NOT EXISTS cards (model TEXT PRIMARY KEY, body BLOB);
 
 
 def open_view_file(path: str) -> sqlite3.Connection:
-    """Open the file, or create it. A file that is damaged, or that has the tables of another version, is deleted and
-    created anew: the view is rebuilt from the log. An empty path means a temporary file."""
+    """Open the file, or create it. A file that is damaged, or that has the tables of another version, is replaced by an
+    empty one: the view is then rebuilt from the log. An empty path means a temporary file."""
     try:
         db = _connect(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:

@@ -1,5 +1,6 @@
-"""`python -m bentos.build [MODEL ...]` builds the gateway's Bento, and a runner's for each model, or for those named.
+"""`python -m bentos.build [MODEL ...]` builds the Bento of the gateway, and one for a runner of each model.
 
+With names, it builds the Bento of the gateway and those of the named models.
 `bentoml serve ai-image-gen-gateway:latest` and `bentoml serve ai-image-gen-runner-MODEL:latest` then need no network.
 """
 
@@ -44,8 +45,8 @@ def build_runner(cache: Path, model: str) -> str:
 
 @contextmanager
 def staged(cache: Path, model: str) -> Iterator[Path]:
-    """A folder with what a runner needs and nothing else. It lies in the cache, so that weights can be linked instead
-    of copied."""
+    """A folder with the files that a runner needs and no others. It lies in the cache, so that weights can be linked
+    instead of copied."""
     with tempfile.TemporaryDirectory(prefix="bento-", dir=cache) as name:
         folder = Path(name)
         for room in _RUNNER_ROOMS:

@@ -16,7 +16,8 @@ from config.settings import load_settings
 from functions.api.app import build_gateway, open_keys
 
 _hosted = HostedApp()
-# Read at import too, so that an unusable file ends the server instead of one worker after the other.
+# Also read at import, so that an unusable file ends the server at once. Otherwise the server would start one worker
+# after the other, and each would end.
 open_keys(load_settings())
 
 

@@ -1,4 +1,4 @@
-"""How a BentoML service hosts an ASGI app: made when the worker starts, never at import, and ended in order."""
+"""How a BentoML service hosts an ASGI app, which is built when the worker starts, not when its module is imported."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
 """A runner as a BentoML service: `MODEL_NAME=sd-mini bentoml serve bentos.runner:RunnerService --port 3001`.
 
-A Bento made for one model says which in `bento_model.txt` beside this file's folder; MODEL_NAME overrides it.
+The Bento of one model's runner names the model in `bento_model.txt`, in its root folder; MODEL_NAME overrides it.
 """
 
 import logging
@@ -20,7 +20,7 @@ _BUILT_FOR = _ROOT / "bento_model.txt"
 
 
 def runner_settings() -> Settings:
-    """The settings. Where they name no model, it is the one this Bento was built for."""
+    """The settings. If they name no model, the model is the one for which this Bento was built."""
     settings = load_settings()
     if not settings.model_name and _BUILT_FOR.exists():
         return settings.model_copy(
@@ -30,7 +30,7 @@ def runner_settings() -> Settings:
 
 
 def _check_folder() -> None:
-    """End at once if the model's folder cannot be used: after one second instead of the twenty that loading takes."""
+    """End the process if the model's folder cannot be used. This takes a second; loading would take twenty."""
     from runners.families import UnusableModel
     from runners.model_folder import inspect
 
@@ -79,7 +79,7 @@ class RunnerService:
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Finish the tasks in work."""
+        """End the app's lifespan, which finishes or drops the running tasks."""
         await _hosted.close()
 
 

@@ -1,8 +1,8 @@
 """Connections that are closed when their client is too slow.
 
 uvicorn limits the size of a request's head, but neither the time that a request takes to arrive nor the time that a
-client takes to read its answer. A client that sends a byte now and then, or reads nothing, would hold its connection
-and its buffers for ever.
+client takes to read its answer. Without a limit, a client that sends a byte now and then, or reads nothing, would keep
+its connection and its buffers without end.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Connection(H11Protocol):
     _incoming: object = None
     """The request that was incomplete at the last check, see `_request_in_progress`."""
     _acked: int | None = None
-    """What `_bytes_acked` was at the last check."""
+    """The value of `_bytes_acked` at the last check."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""

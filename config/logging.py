@@ -32,7 +32,7 @@ class TextFormatter(logging.Formatter):
     """`time level message name=value …`, the time in UTC."""
 
     def __init__(self) -> None:
-        """Takes nothing."""
+        """Sets the format of the line."""
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's

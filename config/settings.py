@@ -1,4 +1,4 @@
-"""Every setting: one class, each documented, read from the environment (docs/settings.md is generated from it)."""
+"""Every setting of the service: one class, read from the environment. docs/settings.md is generated from it."""
 
 import ipaddress
 import os
@@ -16,7 +16,7 @@ KAFKA_CONFIG_PREFIX = "KAFKA_CONFIG_"
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a setting may be, in words, where its type and limits do not say it."""
+    """The allowed values of a setting, in words: for a setting whose type and limits do not show them."""
 
     words: str
 
@@ -88,15 +88,16 @@ class Settings(BaseModel):
     )
 
     model_cache_dir: Path = Field(Path("model_cache"), description="Folder of model folders in diffusers format.")
-    model_name: str = Field("", description="Runner: which folder of MODEL_CACHE_DIR it serves.")
+    model_name: str = Field("", description="Runner: the folder of MODEL_CACHE_DIR that it serves.")
     model_aliases: Aliases = Field(
-        {}, description="name=model separated by commas: other names a model answers to. No name is guessed."
+        {}, description="name=model separated by commas: other names of a model. No name is guessed."
     )
     model_stand_ins: Aliases = Field(
         {},
-        description="name=model separated by commas: models that are not there and for which a small one of the same "
-        "family stands in. It takes the sizes, steps and guidance of the missing model, draws at the nearest size it "
-        "knows, and resizes the image. `make run` sets it where real weights are missing.",
+        description="name=model separated by commas: the name of a missing model, and the small model of the same "
+        "family that stands in for it. The small model takes the sizes, steps and guidance of the missing model, draws "
+        "at the nearest size that it can draw, and resizes the image. `make run` sets this where real weights are "
+        "missing.",
     )
     runner_urls: tuple[str, ...] = Field(
         ("http://127.0.0.1:3001",),
@@ -106,13 +107,13 @@ class Settings(BaseModel):
     runner_pixel_budget: int = Field(
         0,
         ge=0,
-        description="Runner: sum of width x height it makes at once, at least one image of the model's default size. "
-        "0: derived from the device's memory.",
+        description="Runner: sum of width x height that it draws at once, at least one image of the model's default "
+        "size. 0: derived from the device's memory.",
     )
     runner_device: Annotated[str, Allowed("auto, cpu, mps, cuda or cuda:N")] = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Runner: where it computes; auto: a GPU if there is one, else the CPU.",
+        description="Runner: the device that runs the model; auto: a GPU if there is one, else the CPU.",
     )
     runner_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="Runner: number format of the weights; auto: by family and device."
@@ -124,12 +125,14 @@ class Settings(BaseModel):
     acceleration_attention: Annotated[str, Allowed("characters a-z 0-9 _")] = Field(
         "", pattern=r"^[a-z0-9_]*$", description="Runner: attention backend as diffusers names it; empty: its default."
     )
-    runner_grace: float = Field(30.0, ge=0, le=3600, description="Runner: seconds its tasks have to end after SIGTERM.")
+    runner_grace: float = Field(
+        30.0, ge=0, le=3600, description="Runner: seconds that its tasks have to end after SIGTERM."
+    )
 
     listen_host: Annotated[str, Allowed("an IP address")] = Field(
         "127.0.0.1",
         description="IP address each part listens on; 0.0.0.0 (in a container, say): every interface. Only the gateway "
-        "asks for keys, so keep consumers and runners on a private network. `make run` moves the gateway alone.",
+        "asks for keys, so keep consumers and runners on a private network. `make run` uses it for the gateway alone.",
     )
     public_url: PublicUrl = Field(
         "",
@@ -144,14 +147,14 @@ class Settings(BaseModel):
     max_connections: int = Field(
         4096,
         ge=1,
-        description="Gateway: clients connected at once, fewer where the limit of open files is lower; more get 503.",
+        description="Gateway: connections at once, fewer where the limit of open files is lower; further ones get 503.",
     )
     client_timeout: float = Field(
         20.0,
         ge=1,
         le=600,
-        description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. It "
-        "is disconnected after that time, at the latest after twice that time.",
+        description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. A "
+        "slower client is disconnected, at the latest after twice this time.",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -166,24 +169,26 @@ class Settings(BaseModel):
         5.0,
         ge=0,
         le=600,
-        description="Gateway: seconds it goes on answering after SIGTERM while /readyz says that it ends, so that "
-        "load balancers send new requests elsewhere first. Set it longer than they take to notice.",
+        description="Gateway: seconds for which it goes on answering after SIGTERM while /readyz says that it ends, so "
+        "that load balancers send new requests elsewhere first. Set it longer than they take to notice.",
     )
     gateway_grace: float = Field(
-        10.0, ge=0, le=3600, description="Gateway: seconds open answers have to end after that."
+        10.0, ge=0, le=3600, description="Gateway: seconds that open answers have to end after GATEWAY_NOTICE."
     )
     body_limit: int = Field(256 * 1024, ge=1024, le=64 * 1024 * 1024, description="Largest request body, bytes.")
     record_limit: int = Field(64 * 1024, ge=4096, le=1024 * 1024, description="Largest task record, bytes.")
     wait_limit: float = Field(60.0, ge=1, le=600, description="Longest `Prefer: wait`, seconds.")
-    view_hours: float = Field(24.0, gt=0, le=168, description="How far back a fresh gateway reads events.")
+    view_hours: float = Field(
+        24.0, gt=0, le=168, description="Gateway: hours of past events that it reads when it starts without a view."
+    )
     view_path: str = Field(
         "", description="File of the local view; empty: a temporary file. A gateway with a file resumes from it."
     )
     max_runtime: float = Field(
-        600.0, gt=0, le=86_400, description="Seconds one attempt may run if the task sets no limit."
+        600.0, gt=0, le=86_400, description="Seconds that one attempt may run if the task sets no limit."
     )
     consumer_grace: float = Field(
-        30.0, ge=0, le=3600, description="Consumer: seconds running tasks have to end after SIGTERM."
+        30.0, ge=0, le=3600, description="Consumer: seconds that running tasks have to end after SIGTERM."
     )
     consumer_port: int = Field(
         8001, ge=0, le=65535, description="Consumer: port of /livez, /readyz and /metrics; 0: any free one."
@@ -192,11 +197,14 @@ class Settings(BaseModel):
         600.0,
         ge=0,
         le=604_800,
-        description="Consumer: seconds after its creation during which a task that only a newer version understands is "
-        "left to one; after that it fails.",
+        description="Consumer: seconds after its creation for which a task that only a newer version understands waits "
+        "for such a consumer; then it fails.",
     )
     max_unstored: int = Field(
-        32, ge=1, le=10_000, description="Consumer: number of finished tasks not yet stored at which it starts no more."
+        32,
+        ge=1,
+        le=10_000,
+        description="Consumer: while this many finished tasks wait to be stored, it starts no further task.",
     )
 
     log_dir: Path = Field(Path("logs"), description="Folder of the rotating log files; `-`: standard output only.")
@@ -207,17 +215,17 @@ class Settings(BaseModel):
 
     @field_validator("lanes", "lane_shards", "model_aliases", "model_stand_ins", mode="before")
     @classmethod
-    def _read_pairs(cls, value: Any) -> Any:
+    def _split_pairs(cls, value: Any) -> Any:
         return _pairs(value)
 
     @field_validator("runner_urls", mode="before")
     @classmethod
-    def _read_names(cls, value: Any) -> Any:
+    def _split_names(cls, value: Any) -> Any:
         return _split(value)
 
     @field_validator("listen_host")
     @classmethod
-    def _is_an_address(cls, value: str) -> str:
+    def _check_listen_host(cls, value: str) -> str:
         try:
             return str(ipaddress.ip_address(value))
         except ValueError:
@@ -225,14 +233,14 @@ class Settings(BaseModel):
 
     @field_validator("lanes")
     @classmethod
-    def _lanes_are_sound(cls, value: dict[str, float]) -> dict[str, float]:
+    def _check_lanes(cls, value: dict[str, float]) -> dict[str, float]:
         if not value:
-            raise ValueError("there is no lane")
+            raise ValueError("no lane is named")
         for lane, weight in value.items():
             if not 0.001 <= weight <= 1000:
                 raise ValueError(f"the weight of {lane} is {weight:g}")
             if lane in {"events", "models", "previews", "dead_letter"}:
-                raise ValueError(f"the service has a topic named {lane} already")
+                raise ValueError(f"the service already has a topic named {lane}")
         return value
 
     @property
@@ -260,7 +268,7 @@ def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What the setting may be, in words; empty where it may be anything."""
+    """The allowed values of the setting, in words; empty if every value is allowed."""
     for rule in field.metadata:
         if isinstance(rule, Allowed):
             return rule.words
@@ -278,7 +286,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings that the environment names, whatever the case of the names; an empty value counts as not set.
+    """The settings of the environment, in upper or lower case; an empty value counts as not set.
 
     A wrong value ends the process with a sentence that names the setting, the value and what is allowed.
     """
@@ -296,5 +304,5 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _reason(context: Mapping[str, Any]) -> str:
-    """What a validator of Settings adds to what is allowed."""
+    """The reason that a validator of Settings gives, in parentheses; empty if the type or a limit is violated."""
     return f" ({context['error']})" if "error" in context else ""

@@ -1,1 +1,1 @@
-"""How the service is run. `local/` runs all of it on one machine; other ways get a folder beside it."""
+"""How the service is run. `local/` runs all of it on one machine; another platform gets a folder of its own."""

@@ -1,1 +1,1 @@
-"""The GPU side: loading, the step engine, pictures. Beside tools, this is the only room that imports torch."""
+"""The GPU side: loading a model, the step engine, image files. Of what is shipped, only this room imports torch."""

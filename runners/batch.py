@@ -1,7 +1,7 @@
 """Which tasks wait, which run, and which images share the next forward. Decisions only, without torch.
 
-A task runs when its pixels fit the budget beside those that run already; tasks run in the order in which they came. Of
-the images that run, those with an equal key may share a forward, and the group that was stepped longest ago is next.
+Tasks are admitted in the order in which they came, each when its pixels and those of the running tasks fit the budget.
+Running images with equal shape keys and LoRA sets may share a forward. The group that was stepped longest ago is next.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def pixels(self) -> int:
-        """Its part of the pixel budget."""
+        """The pixels that it takes of the pixel budget."""
         return self.request.pixels
 
     def cancel(self) -> None:
@@ -64,17 +64,17 @@ class Batch:
 
     @property
     def running(self) -> tuple[Job, ...]:
-        """The tasks that run."""
+        """The running tasks."""
         return tuple(self._running)
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """All tasks, those that run first."""
+        """All tasks: first the running ones, then the waiting ones."""
         return (*self._running, *self._waiting)
 
     @property
     def running_pixels(self) -> int:
-        """The pixels of the tasks that run."""
+        """The pixels of the running tasks."""
         return sum(job.pixels for job in self._running)
 
     @property
@@ -83,10 +83,10 @@ class Batch:
         return len(self._waiting)
 
     def add(self, job: Job) -> int:
-        """Put the task in the line; returns how many are before it.
+        """Let the task wait. Returns how many tasks wait before it.
 
-        Raises RunnerBusy when running and waiting tasks together would exceed twice the budget. A task that is alone is
-        taken whatever its size.
+        Raises RunnerBusy when running and waiting tasks together would exceed twice the budget. When there is no other
+        task, a task of any size is accepted.
         """
         taken = sum(job.pixels for job in self.jobs)
         if taken and taken + job.pixels > 2 * self._budget:
@@ -95,7 +95,7 @@ class Batch:
         return len(self._waiting) - 1
 
     def admit(self) -> Job | None:
-        """Move the next waiting task to those that run, if it fits the budget. It fits in any case if none runs."""
+        """Start the next waiting task if it fits the budget. When no task runs, a task of any size fits."""
         if not self._waiting:
             return None
         job, used = self._waiting[0], self.running_pixels
@@ -105,16 +105,16 @@ class Batch:
         return job
 
     def unprepared(self) -> Job | None:
-        """The first waiting task whose images have not been begun."""
+        """The first waiting task that is not prepared yet: its prompts are not encoded."""
         return next((job for job in self._waiting if not job.samples), None)
 
     def remove(self, job: Job) -> None:
         """Take the task out, wherever it is. A second call does nothing."""
         job.samples.clear()
         job.canceled = True
-        for line in (self._running, self._waiting):
-            if job in line:
-                line.remove(job)
+        for jobs in (self._running, self._waiting):
+            if job in jobs:
+                jobs.remove(job)
 
     def next_group(self) -> list[Row]:
         """The images of the next forward: equal shape key and LoRA set, of the group that was stepped longest ago."""

@@ -1,4 +1,4 @@
-"""What a model can do, from its folder and the settings. Importing this loads no torch."""
+"""The capabilities of a model, from its folder and the settings. Importing this loads no torch."""
 
 from importlib.metadata import version
 
@@ -41,6 +41,6 @@ def describe(folder: ModelFolder, settings: Settings) -> ModelCapabilities:
 
 
 def narrow(capabilities: ModelCapabilities, loras: tuple[str, ...], pixel_budget: int) -> ModelCapabilities:
-    """The capabilities of the model once it is loaded: only the LoRAs that fit it, and no image beyond the budget."""
+    """The capabilities of the loaded model: only the LoRAs that fit it, and no image larger than the pixel budget."""
     budget = max(pixel_budget, capabilities.width * capabilities.height)
     return capabilities.model_copy(update={"loras": loras, "max_pixels": min(capabilities.max_pixels, budget)})

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from tasks.runner_api import RunRequest
 
 PNG_LEVEL = 1
-"""At 1024x1024 level 1 takes 49 ms and level 6 164 ms, for a few percent of size."""
+"""At 1024x1024 level 1 takes 49 ms and level 6 takes 164 ms; the file of level 6 is a few percent smaller."""
 QUALITY = {"jpeg": 92, "webp": 90}
 _EXIF_IFD, _USER_COMMENT, _SOFTWARE = 0x8769, 0x9286, 0x0131
 _DESCRIPTION = 0x010E
@@ -20,7 +20,7 @@ SOFTWARE = "ai-image-gen"
 
 
 def resized(image: Image, request: RunRequest) -> Image:
-    """The image at the requested size. Only a stand-in draws at another one."""
+    """The image at the requested size. Only a stand-in draws at another size."""
     size = (request.width, request.height)
     return image if request.drawn_at is None else image.resize(size, Resampling.LANCZOS)
 
@@ -48,7 +48,7 @@ def parameters(request: RunRequest, seed: int, scheduler_label: str, steps: int)
 
 
 def encode(image: Image, request: RunRequest, seed: int, text: str, acceleration: Mapping[str, str]) -> bytes:
-    """The image file. `text` is that of `parameters`; everything else about the task stands beside it as JSON."""
+    """The image file. It holds `text`, which `parameters` makes, and as JSON everything else about the task."""
     fields = request.model_dump(mode="json", exclude={"metadata"})
     everything = json.dumps({**request.metadata, "request": fields, "seed": seed, "acceleration": acceleration})
     out = BytesIO()

@@ -1,8 +1,8 @@
 """The step engine: images join and leave a running batch at any step.
 
-One thread owns the model. Each tick drops what was canceled, admits waiting tasks up to the pixel budget, runs ONE
-forward for a group of images of equal shape and LoRA set, advances each image's own scheduler, reports the steps, and
-decodes what is finished. `runners.batch` decides which tasks are admitted and which images share a forward.
+One thread owns the model. Each tick drops canceled tasks, admits waiting tasks up to the pixel budget, runs ONE forward
+for a group of images of equal shape and LoRA set, advances each image's own scheduler, reports the steps, and decodes
+the finished images. `runners.batch` decides which tasks are admitted and which images share a forward.
 """
 
 import logging
@@ -25,7 +25,7 @@ from tasks.errors import BrokenPicture, GenerationFailed, OutOfMemory, RanTooLon
 from tasks.runner_api import Accepted, End, Error, Image, Input, Preview, RunRequest, Started, Step
 from tasks.task import CONTENT_TYPES, MAX_SEED
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
 """Weight of the newest tick in the moving average of the speed."""
@@ -59,8 +59,8 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: RunRequest, emit: Emit, files: Mapping[str, Input] | None = None) -> Job:
-        """Take a task, with the files its request names. Raises RunnerBusy when as much waits already as runs at once,
-        and RunnerLoading when the engine is closing."""
+        """Accept a task, with the input files that its request names. Raises RunnerBusy when running and waiting tasks
+        would exceed twice the pixel budget, and RunnerLoading when the engine is closing."""
         job = Job(request, emit, self._now(), lora_set(request.loras), dict(files or {}))
         with self._change:
             if self._closing:
@@ -70,12 +70,12 @@ class Engine:
         return job
 
     def load(self) -> tuple[int, int]:
-        """The pixels of the tasks that run, and how many tasks wait."""
+        """The pixels of the running tasks, and how many tasks wait."""
         with self._change:
             return self._batch.running_pixels, self._batch.waiting
 
     def close(self, grace: float) -> None:
-        """Take no more tasks. Those in work get `grace` seconds to end; then they fail with RunnerLoading."""
+        """Accept no more tasks. The accepted ones get `grace` seconds to end; then they fail with RunnerLoading."""
         with self._change:
             self._closing = True
             self._change.notify()
@@ -118,7 +118,7 @@ class Engine:
                     self._batch.remove(job)
 
     def _fail_overdue(self) -> None:
-        """End what has run longer than its limit, and everything once the grace of `close` is over."""
+        """Fail the tasks that have run longer than their limit, and all tasks once the grace of `close` is over."""
         now = self._now()
         with self._change:
             jobs = self._batch.jobs
@@ -143,7 +143,7 @@ class Engine:
         job.emit(Started(queued_seconds=round(job.began - job.submitted, 6)))
 
     def _prepare_ahead(self) -> None:
-        """Encode the prompts of the next waiting task while others are stepped, so that it joins without a gap."""
+        """Encode the prompts of the next waiting task while other tasks run, so that it joins without a gap."""
         with self._change:
             job = self._batch.unprepared()
         if job is not None:
@@ -180,15 +180,16 @@ class Engine:
         self.seconds_per_megapixel_step = average + _SMOOTHING * (rate - average) if average else rate
 
     def _predict(self, group: list[Row]) -> list[Row]:
-        """One forward, and each image's own scheduler step. A group that fails is tried again in halves, so that a bad
-        image, or one too many for the memory, fails alone. Returns the rows that were stepped."""
+        """One forward, and each image's own scheduler step. A group that fails is tried again in halves, so that only a
+        bad image fails, and a group that is too large for the memory runs in parts. Returns the rows that were
+        stepped."""
         group = [row for row in group if not row.job.canceled]
         if not group:
             return []
         try:
             self.model.adapters.activate(group[0].job.loras)
             predictions = self.model.family.predict([row.sample for row in group])
-        except Exception as error:  # noqa: BLE001 - whatever a model raises ends its tasks, never the engine
+        except Exception as error:  # noqa: BLE001 - an error of the model must end its tasks, not the engine
             failure = _as_task_error(error)
             traceback.clear_frames(error.__traceback__)  # frames hold tensors, and the next try needs the memory
             if len(group) == 1:
@@ -258,7 +259,7 @@ class Engine:
                 last = job.undelivered == 0
             if last:
                 self._end(job, request.num_images)
-        except Exception as error:  # noqa: BLE001 - no one else would report it to the task
+        except Exception as error:  # noqa: BLE001 - in the encoders' threads no other code would report it to the task
             self._fail(job, _as_task_error(error))
 
     def _end(self, job: Job, images: int) -> None:
@@ -274,7 +275,7 @@ class Engine:
     def _guard(self, job: Job, work: Callable[[Job], None]) -> None:
         try:
             work(job)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises ends its task, never the engine
+        except Exception as error:  # noqa: BLE001 - an error of the model must end its task, not the engine
             failure = _as_task_error(error)
             traceback.clear_frames(error.__traceback__)
             self._fail(job, failure)
@@ -285,7 +286,7 @@ class Engine:
                 return
             job.failed = True
             self._batch.remove(job)
-        log.warning("a task failed: %s", error.detail, extra={"task_id": job.request.task_id})
+        logger.warning("a task failed: %s", error.detail, extra={"task_id": job.request.task_id})
         job.emit(Error(code=error.code(), message=error.detail))
         self._end(job, 0)
 

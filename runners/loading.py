@@ -14,14 +14,15 @@ from runners.families.family import Family
 from runners.loras import LoraManager
 from runners.model_folder import ModelFolder
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BYTES_A_PIXEL = 6000
 """An upper estimate of the GPU memory that one pixel takes in a forward. Published figures: 1.2 GB at 512x512 (SD,
 float16, guided), 5 GB at 1024x1024 (FLUX, bfloat16). RUNNER_PIXEL_BUDGET overrides it."""
 _ROWS = {"cpu": 4, "cuda": 8, "mps": 2}
-"""The most images of the default size at once. A larger batch is no faster, and every image in it waits for all."""
+"""The most images of the default size at once, by device. A larger batch is not faster, and all its images wait for the
+whole batch."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Model:
 
     @property
     def facts(self) -> ModelFacts:
-        """What the model is."""
+        """The facts of the model's folder."""
         return self.folder.facts
 
 
 def load(folder: ModelFolder, settings: Settings) -> Model:
-    """Load everything. Raises UnusableModel with a sentence that names the folder."""
+    """Load the pipeline with its LoRAs onto the device. Raises UnusableModel with a sentence that names the folder."""
     facts, spec = folder.facts, folder.facts.spec
     device = _device(settings.runner_device)
     dtype = _dtype(settings.runner_dtype, device, spec.gpu_dtype)
@@ -68,16 +69,17 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     except (ValueError, UnusableModel) as error:
         raise UnusableModel(f"{folder.path}: {error}") from error
     accelerated |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-    # Whatever the setting, one image of the default size must fit, or the runner could never make one.
+    # One image of the default size must fit even if the setting is smaller; otherwise the runner could make no image.
     budget = max(settings.runner_pixel_budget, facts.width * facts.height)
     if not settings.runner_pixel_budget:
         budget = _budget(device, facts)
-    log.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
+    logger.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
     return Model(folder, family, adapters, accelerated, budget)
 
 
 def _quiet() -> None:
-    """Silence the libraries: we check what they warn of ourselves, and progress bars do not belong in a log."""
+    """Turn off the libraries' warnings and progress bars. The runner itself checks what they warn about, and a log must
+    not hold progress bars."""
     for library in (diffusers.utils.logging, transformers.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
@@ -98,9 +100,10 @@ def _dtype(setting: str, device: torch.device, gpu_dtype: str) -> torch.dtype:
 
 
 def _budget(device: torch.device, facts: ModelFacts) -> int:
-    one = facts.width * facts.height
-    most = one * _ROWS.get(device.type, 1)
+    """The pixel budget that follows from the device, at least one image of the default size."""
+    image = facts.width * facts.height
+    budget = image * _ROWS.get(device.type, 1)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        most = min(most, int(0.8 * free / _BYTES_A_PIXEL))
-    return max(one, most)
+        budget = min(budget, int(0.8 * free / _BYTES_A_PIXEL))
+    return max(image, budget)

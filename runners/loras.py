@@ -1,4 +1,4 @@
-"""The LoRAs of a model's folder: all are loaded at start, and each forward has exactly its own active."""
+"""The LoRAs of a model's folder. All are loaded at start; each forward activates exactly those of its images."""
 
 import logging
 import warnings
@@ -9,14 +9,14 @@ from typing import Any
 from tasks.errors import LoraUnusable
 from tasks.task import Lora
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LoraSet = tuple[tuple[str, float], ...]
 """Names and weights, sorted: equal for images that may share a forward."""
 
 
 def lora_set(loras: Sequence[Lora]) -> LoraSet:
-    """The set of a request; a weight of 0 is no LoRA."""
+    """The LoRA set of a request. A LoRA of weight 0 is left out."""
     return tuple(sorted((lora.name, lora.weight) for lora in loras if lora.weight))
 
 
@@ -32,16 +32,16 @@ class LoraManager:
             adapter = f"lora_{index}"  # peft's own names allow no dots
             try:
                 with warnings.catch_warnings():
-                    # peft warns of every second adapter of a model. We activate them ourselves.
+                    # peft warns when a model gets a second adapter. `activate` decides which adapters are active.
                     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
                     pipe.load_lora_weights(
                         str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
                     )
             except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
-                log.error("the LoRA %s cannot be used: %s", file, error)
+                logger.error("the LoRA %s cannot be used: %s", file, error)
                 continue
             if adapter not in {name for names in pipe.get_list_adapters().values() for name in names}:
-                log.error("the LoRA %s cannot be used: it fits no part of this model", file)
+                logger.error("the LoRA %s cannot be used: it fits no part of this model", file)
                 continue
             self._adapters[name] = adapter
         if self._adapters:
@@ -53,7 +53,7 @@ class LoraManager:
         return tuple(self._adapters)
 
     def activate(self, loras: LoraSet) -> None:
-        """Make exactly these active. Raises LoraUnusable."""
+        """Activate exactly these LoRAs. Raises LoraUnusable."""
         if loras == self._active:
             return
         self._active = None

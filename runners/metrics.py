@@ -6,7 +6,7 @@ __all__ = ["CONTENT_TYPE_LATEST", "RunnerMetrics"]
 
 
 class RunnerMetrics:
-    """What a runner counts."""
+    """The metrics of one runner."""
 
     def __init__(self) -> None:
         """All at zero."""
@@ -14,7 +14,7 @@ class RunnerMetrics:
         r = self.registry
         self.busy = Counter("ai_image_gen_runner_busy_seconds", "Seconds spent in forwards.", registry=r)
         self.rows = Histogram(
-            "ai_image_gen_runner_batch_rows", "Pictures in one forward.", buckets=(1, 2, 3, 4, 6, 8, 12, 16), registry=r
+            "ai_image_gen_runner_batch_rows", "Images in one forward.", buckets=(1, 2, 3, 4, 6, 8, 12, 16), registry=r
         )
         self.ticks = Histogram(
             "ai_image_gen_runner_tick_seconds",
@@ -22,8 +22,8 @@ class RunnerMetrics:
             buckets=(0.005, 0.02, 0.05, 0.1, 0.3, 1, 3),
             registry=r,
         )
-        self.running = Gauge("ai_image_gen_runner_running_pixels", "Pixels being made.", registry=r)
-        self.waiting = Gauge("ai_image_gen_runner_waiting", "Tasks taken and not begun.", registry=r)
+        self.running = Gauge("ai_image_gen_runner_running_pixels", "Pixels of the running tasks.", registry=r)
+        self.waiting = Gauge("ai_image_gen_runner_waiting", "Tasks that were accepted and do not run yet.", registry=r)
 
     def tick(self, rows: int, seconds: float) -> None:
         """Count one forward."""

@@ -1,4 +1,4 @@
-"""The folder model_cache/<model>, checked without torch: whether it is complete and safe, and what the model is."""
+"""Checks a folder model_cache/<model> without torch: whether it is complete and safe, and the facts of the model."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 class ModelFolder(BaseModel):
-    """A complete folder. `digest` names its configuration, `variant` is part of the names of its weight files, and
-    `facts` is what the model is."""
+    """A complete folder. `digest` identifies its configuration, and `variant` is part of the names of its weight files
+    (for example fp16)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _part(folder: Path) -> str | None:
-    """Check one part of the pipeline. Returns the variant of its weights, None for the plain ones."""
+    """Check one part of the pipeline. Returns the variant of its weights; None if their names have no variant."""
     _json(folder / "config.json")
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         for shard in sorted(set(_json(index).get("weight_map", {}).values())):
@@ -105,7 +105,7 @@ def _part(folder: Path) -> str | None:
 
 
 def _check_weights(file: Path) -> None:
-    """Check that the file is as long as its header says, which finds one that was cut short by reading 1 kB of it."""
+    """Check the length of the file against its header. This finds a truncated file and reads only the header."""
     try:
         with file.open("rb") as data:
             (length,) = struct.unpack("<Q", data.read(8))

@@ -1,4 +1,4 @@
-"""A rough look at an unfinished image: latents times a small matrix instead of a decode by the VAE (0.1 ms)."""
+"""Previews of an unfinished image: its latents times a small matrix (0.1 ms) instead of a decode by the VAE."""
 
 from io import BytesIO
 
@@ -27,12 +27,12 @@ def render(latents: Tensor, matrix: Matrix) -> Image.Image:
     return Image.fromarray(((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
-def jpeg(image: Image.Image, limit: int = PREVIEW_BYTES) -> bytes:
-    """The image as a JPEG of at most `limit` bytes: first the quality is lowered, then the size."""
+def jpeg(image: Image.Image) -> bytes:
+    """The image as a JPEG of at most PREVIEW_BYTES: first the quality is lowered, then the size."""
     while True:
         for quality in _QUALITIES:
             out = BytesIO()
             image.save(out, "JPEG", quality=quality)
-            if out.tell() <= limit or max(image.size) <= 8:
+            if out.tell() <= PREVIEW_BYTES or max(image.size) <= 8:
                 return out.getvalue()
         image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)))

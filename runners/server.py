@@ -1,4 +1,4 @@
-"""The HTTP face of a runner: `POST /run` streams frames, `GET /models` and `GET /card` describe what it can do."""
+"""The HTTP API of a runner: `POST /run` streams frames, `GET /models` and `GET /card` describe its model."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSu
 from tasks.runner_api import End, Frame, Input, RunRequest, encode
 from tasks.task import UNDERSTOOD_FIELDS, DrawingFields, GenerateRequest, ImageParams
 
-log = logging.getLogger("runner")
+logger = logging.getLogger("runner")
 
 FAILED_LOAD = 3
 """Exit code of a runner whose model cannot be used."""
@@ -39,7 +39,7 @@ _LANE = "runner"
 
 
 class ModelServer:
-    """One model being served: loading, then ready, then closing."""
+    """Serves one model: it is loading, then ready, then shutting down."""
 
     def __init__(self, folder: ModelFolder, settings: Settings) -> None:
         """`start` loads the model in a thread of its own, so that /livez answers meanwhile."""
@@ -63,12 +63,12 @@ class ModelServer:
             )
             began = time.monotonic()
             warm_up(engine, [warm_up_request(model.facts, steps) for steps in (1, 2)])
-            log.info("warmed up in %.1f s", time.monotonic() - began)
+            logger.info("warmed up in %.1f s", time.monotonic() - began)
             self._capabilities = narrow(self._capabilities, model.adapters.names, model.pixel_budget)
             self.engine = engine
         except (UnusableModel, TaskError) as error:
             failed(str(error))
-        except Exception as error:  # noqa: BLE001 - a loader that ended without an engine would look busy for ever
+        except Exception as error:  # noqa: BLE001 - otherwise a runner whose loader died would stay in loading
             failed(f"{self._folder.path} cannot be served: {error!r}")
 
     def ready(self) -> Engine:
@@ -83,16 +83,16 @@ class ModelServer:
             raise RunnerLoading("The runner is shutting down.")
 
     async def leave(self) -> None:
-        """Refuse every new task from now on. Returns when the tasks in work have ended, or when the grace is over and
-        they were dropped."""
+        """Refuse every new task from now on. Returns when the accepted tasks have ended, or when the grace is over and
+        they have failed."""
         self._leaving = True
         if self.engine is not None:
             grace = self._settings.runner_grace
             await asyncio.get_running_loop().run_in_executor(None, self.engine.close, grace)
 
     def description(self) -> RunnerDescription:
-        """What the model can do, also while it is loading, and how the runner stands. Raises RunnerLoading when it is
-        shutting down."""
+        """The capabilities of the model, also while it is loading, and the status of the runner. Raises RunnerLoading
+        when it is shutting down."""
         self._refuse_if_leaving()
         name = self._capabilities.model
         return RunnerDescription(
@@ -114,12 +114,12 @@ class ModelServer:
         )
 
     def served(self) -> ServedModel:
-        """The model as it takes tasks now. Raises RunnerLoading."""
+        """The model with its status. Raises RunnerLoading."""
         self.ready()
         return ServedModel.of(self._capabilities, self._status(), self._instance)
 
     def run(self, request: RunRequest, inputs: Mapping[str, Input], loop: asyncio.AbstractEventLoop) -> FrameStream:
-        """Take the task. Raises RunnerBusy, RunnerLoading, NotUnderstood, or what the model cannot do."""
+        """Accept the task. Raises RunnerBusy, RunnerLoading, NotUnderstood, or an error that names a field."""
         engine = self.ready()
         _check(request, self.served())
         _check_inputs(request, engine.model.facts.spec.inputs)
@@ -135,17 +135,17 @@ class ModelServer:
 
 
 def _check(request: RunRequest, model: ServedModel) -> None:
-    """Check the request as the gateway does: a runner does not trust its caller."""
+    """Check the request as the gateway does, because a runner does not trust its caller."""
     if unknown := sorted(set(request.requires) - UNDERSTOOD_FIELDS):
         raise NotUnderstood(f"The task requires a runner that understands {', '.join(unknown)}.", field="requires")
     fields = request.model_dump(include=set(DrawingFields.model_fields) - {"max_runtime"})
     params = request.model_dump(include=set(ImageParams.model_fields) - {"drawn_at"})
-    name = {"model_name": request.alias} if request.alias in model.aliases else {}
+    alias = {"model_name": request.alias} if request.alias in model.aliases else {}
     try:
-        asked = GenerateRequest.model_validate(fields | name | {"image_params": params})
+        submitted = GenerateRequest.model_validate(fields | alias | {"image_params": params})
     except ValidationError as error:
         raise InvalidRequest(str(error.errors(include_url=False)[0]["msg"])) from error
-    task = accept(asked, task_id=request.task_id, cards={model.model: model}, lanes=(_LANE,), created_at=0.0)
+    task = accept(submitted, task_id=request.task_id, models={model.model: model}, lanes=(_LANE,), created_at=0.0)
     if task.image_params.drawn_at != request.drawn_at:
         drawn = task.image_params.drawn
         raise SizeNotSupported(
@@ -164,8 +164,8 @@ def _check_inputs(request: RunRequest, allowed: tuple[str, ...]) -> None:
 
 
 def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
-    """The app of a runner. Its lifespan loads the model, and at the end finishes or drops the tasks in work. Await
-    `app.state.leave` before that, and they are finished while the app still answers."""
+    """The app of a runner. Its lifespan loads the model, and at its end waits for the accepted tasks. A caller that
+    first awaits `app.state.leave` lets the app answer while these tasks end."""
     server = ModelServer(folder, settings)
 
     @contextlib.asynccontextmanager
@@ -182,8 +182,8 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
         return JSONResponse(error.problem(request.url.path), error.status, media_type="application/problem+json")
 
     async def run(request: Request) -> Response:
-        asked, inputs = await read_run(request)
-        return server.run(asked, inputs, asyncio.get_running_loop())
+        run_request, inputs = await read_run(request)
+        return server.run(run_request, inputs, asyncio.get_running_loop())
 
     async def card(_: Request) -> Response:
         return Response(server.served().model_dump_json(), media_type="application/json")
@@ -199,8 +199,8 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
         return JSONResponse({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        load_now = server.engine.load() if server.engine is not None else (0, 0)
-        return Response(server.metrics.text(*load_now), media_type=CONTENT_TYPE_LATEST)
+        running_pixels, waiting = server.engine.load() if server.engine is not None else (0, 0)
+        return Response(server.metrics.text(running_pixels, waiting), media_type=CONTENT_TYPE_LATEST)
 
     app.add_route("/run", run, methods=["POST"])
     pages = {"/card": card, "/models": models, "/livez": livez, "/readyz": readyz, "/metrics": metrics}
@@ -211,9 +211,9 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
 
 def die(sentence: str) -> NoReturn:
     """End the process with this sentence as the last line of its log."""
-    log.critical("%s", sentence)
+    logger.critical("%s", sentence)
     main = sys.modules["__main__"].__spec__
     if main is not None and main.name.startswith("_bentoml_impl.worker"):
-        # The server around this worker would start it again, or live on without one. The model will not get better.
+        # BentoML's server would start this worker again, or run on without a worker. Neither helps a broken model.
         os.kill(os.getppid(), signal.SIGKILL)
     os._exit(FAILED_LOAD)

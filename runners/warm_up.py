@@ -1,4 +1,4 @@
-"""The first tasks of a loaded model: they load kernels, measure the speed, and find a broken model now."""
+"""The first tasks of a loaded model. They load kernels, measure the speed, and find a broken model early."""
 
 import threading
 from collections.abc import Sequence

@@ -13,14 +13,14 @@ from tasks.errors import BodyTooLarge, InvalidRequest
 from tasks.runner_api import FRAMES, BrokenFrame, Decoder, Frame, Input, Request, RunRequest
 
 REQUEST_LIMIT = 4 * 1024**2
-"""Bytes of the RunRequest. A task has 1 MiB at most, wherever RECORD_LIMIT stands."""
+"""The largest RunRequest, in bytes. A task has at most 1 MiB, the upper limit of RECORD_LIMIT."""
 INPUTS_LIMIT = 64 * 1024**2
-"""Bytes of a body with inputs."""
+"""The largest body with inputs, in bytes."""
 
 
 async def read_run(request: HttpRequest) -> tuple[RunRequest, dict[str, Input]]:
-    """The request and the inputs it names, by name. A body is the RunRequest as JSON, or, where the content type says
-    so, a stream of frames: the request and then each input.
+    """The request and the inputs that it names, by name. The body is the RunRequest as JSON. With the content type
+    FRAMES it is a stream of frames: the request and then each input.
 
     Raises BodyTooLarge and InvalidRequest.
     """
@@ -49,7 +49,7 @@ def _parse(body: bytes) -> RunRequest:
 
 
 def _matched(request: RunRequest, frames: list[Frame]) -> tuple[RunRequest, dict[str, Input]]:
-    """The request and its inputs, once it is sure that exactly the inputs it names came with it."""
+    """The request and its inputs. Raises InvalidRequest unless exactly the inputs that it names came with it."""
     inputs = {frame.name: frame for frame in frames if isinstance(frame, Input)}
     if len(inputs) != len(frames) or inputs.keys() != set(request.inputs):
         sent = [frame.name if isinstance(frame, Input) else frame.kind for frame in frames]

@@ -1,4 +1,4 @@
-"""What a task is and whose turn it is: values and decisions, no effects.
+"""What a task is and which task runs next: values and pure decisions, without side effects.
 
 Imports only the standard library, pydantic and sortedcontainers.
 """

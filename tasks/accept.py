@@ -1,6 +1,7 @@
-"""`accept`: can a model do what is asked, and what exactly will it do?
+"""`accept` checks a request against the models, and fills every value that the request leaves open.
 
-One pure function for requests over HTTP, for records from Kafka, and for what a consumer sends to a runner.
+It is one pure function with three callers: the gateway for requests over HTTP, `tasks.reading` for records of a lane,
+and the runner for the requests of a consumer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +35,14 @@ from tasks.task import (
 )
 
 
-def find_card(name: str, cards: Mapping[str, ServedModel]) -> ServedModel:
+def find_model(name: str, models: Mapping[str, ServedModel]) -> ServedModel:
     """The model of this name or alias. Raises UnknownModel, which names every model and alias."""
-    if name in cards:
-        return cards[name]
-    for card in cards.values():
-        if name in card.aliases:
-            return card
-    names = sorted({*cards, *(alias for card in cards.values() for alias in card.aliases)})
+    if name in models:
+        return models[name]
+    for model in models.values():
+        if name in model.aliases:
+            return model
+    names = sorted({*models, *(alias for model in models.values() for alias in model.aliases)})
     raise UnknownModel(
         f"There is no model {name!r}. Models: {', '.join(names) or 'none yet'}.", field="model_name", allowed=names
     )
@@ -61,60 +62,61 @@ def accept(
     request: GenerateRequest,
     *,
     task_id: str,
-    cards: Mapping[str, ServedModel],
+    models: Mapping[str, ServedModel],
     lanes: Sequence[str],
     created_at: float,
     fingerprint: str | None = None,
 ) -> Task:
     """The task that this request asks for. The model's default fills every value that the request leaves open.
 
-    Raises the TaskError for what the model cannot do; it names the field and what is allowed.
+    Raises UnknownModel, UnknownLane, or the TaskError for what the model cannot do; the error names the field.
     """
-    model = find_card(request.model_name, cards)
+    model = find_model(request.model_name, models)
     lane = find_lane(request.topic, lanes)
-    carried = _carried(request)
-    asked_for = str(carried.get("alias") or request.model_name)
-    offered = model.offered_as(asked_for)
-    params = _decide(request.image_params, offered, task_id)
+    unchanged = _unchanged_fields(request)
+    requested_name = str(unchanged.get("alias") or request.model_name)
+    offered = model.offered_as(requested_name)
+    params = _fill(request.image_params, offered, task_id)
     _check_size(params, offered)
     if offered is not model:
         params = params.model_copy(update={"drawn_at": nearest_size(params.width, params.height, model)})
     _check_params(params, model)
-    _check_words(request, offered)
+    _check_prompts(request, offered)
     _check_loras(request, model)
     if isinstance(request, TaskRecord):
         _check_inputs(request, model)
     return Task.model_validate(
-        carried
+        unchanged
         | {
             "task_id": task_id,
             "model_name": model.model,
-            "alias": None if asked_for == model.model else asked_for,
+            "alias": None if requested_name == model.model else requested_name,
             "image_params": params,
             "topic": lane,
             "created_at": created_at,
-            "fingerprint": fingerprint or carried.get("fingerprint"),
+            "fingerprint": fingerprint or unchanged.get("fingerprint"),
             "cost": model.cost(params.drawn.width, params.drawn.height, params.steps, params.num_images),
         }
     )
 
 
 def unaccepted(record: TaskRecord, lane: str, created_at: float) -> Task:
-    """The task of a record that `accept` refused. This version cannot start it, so open values become 0 or empty."""
+    """The task of a record that `accept` refused. No attempt at it starts, so open values become 0 or empty."""
     empty = {"width": 0, "height": 0, "steps": 0, "guidance_scale": 0.0, "seed": 0, "scheduler": ""}
     params = ImageParams.model_validate(empty | record.image_params.model_dump(exclude_none=True))
     return Task.model_validate(
-        _carried(record) | {"task_id": record.task_id, "image_params": params, "topic": lane, "created_at": created_at}
+        _unchanged_fields(record)
+        | {"task_id": record.task_id, "image_params": params, "topic": lane, "created_at": created_at}
     )
 
 
-def _carried(request: GenerateRequest) -> dict[str, object]:
-    """The fields that a request, or its record, hands on to the task unchanged."""
+def _unchanged_fields(request: GenerateRequest) -> dict[str, object]:
+    """The fields of a request, or of its record, that the task takes over unchanged."""
     loras = tuple(Lora(name=lora.name, weight=lora.weight) for lora in request.loras)
     return shared_fields(request, TaskFields, RecordFields) | {"loras": loras}
 
 
-def _decide(asked: RequestedParams, model: ModelCapabilities, task_id: str) -> ImageParams:
+def _fill(requested: RequestedParams, model: ModelCapabilities, task_id: str) -> ImageParams:
     """The parameters of the request, with the model's defaults where the request leaves one open."""
     defaults = {
         "width": model.width,
@@ -126,11 +128,12 @@ def _decide(asked: RequestedParams, model: ModelCapabilities, task_id: str) -> I
         "format": DEFAULT_FORMAT,
         "scheduler": model.default_scheduler,
     }
-    return ImageParams.model_validate(defaults | asked.model_dump(exclude_none=True))
+    return ImageParams.model_validate(defaults | requested.model_dump(exclude_none=True))
 
 
 def nearest_size(width: int, height: int, model: ModelCapabilities) -> Size | None:
-    """The size that the model knows and that is nearest in shape and area to the requested one; None: that one itself.
+    """The size at which the model draws as a stand-in: the possible size that is nearest in shape and area to the
+    requested one. None: the requested size is possible.
 
     The sides are scaled together to what the model takes, then each is rounded to a multiple of `size_multiple`.
     """
@@ -154,7 +157,7 @@ def _check_size(params: ImageParams, model: ModelCapabilities) -> None:
         _check_side(field, side, model)
     if width * height > model.max_pixels:
         raise SizeNotSupported(
-            f"{width}x{height} is more than the {model.max_pixels} pixels {model.model} makes at most.",
+            f"{width}x{height} is too large: {model.model} makes images of at most {model.max_pixels} pixels.",
             field="image_params",
         )
 
@@ -165,7 +168,7 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
     if params.num_images > model.max_num_images or params.pixels > model.pixel_budget:
         most = min(model.max_num_images, max(1, model.pixel_budget // (params.drawn.width * params.drawn.height)))
         raise TooManyImages(
-            f"{model.model} makes at most {most} pictures of {params.width}x{params.height} in one task.",
+            f"{model.model} makes at most {most} images of {params.width}x{params.height} in one task.",
             field="image_params.num_images",
         )
     if params.scheduler not in model.schedulers:
@@ -190,7 +193,7 @@ def _sides(model: ModelCapabilities) -> str:
     return f"multiples of {model.size_multiple} from {model.min_side} to {model.max_side}"
 
 
-def _check_words(request: GenerateRequest, model: ModelCapabilities) -> None:
+def _check_prompts(request: GenerateRequest, model: ModelCapabilities) -> None:
     for field in ("prompt", "negative_prompt"):
         length = len(getattr(request, field))
         if length > model.max_prompt_length:

@@ -1,22 +1,23 @@
-"""What a model can do, apart from how a runner stands with it.
+"""What a model can do (its capabilities), and separately the status of a runner.
 
 `ModelCapabilities` follows from the model's folder and the settings alone, so it is known before a model is loaded.
-`RunnerStatus` is what only the running process knows. Both together make a `ServedModel`.
+`RunnerStatus` holds what only the running process knows. Both together make a `ServedModel`.
 """
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+from tasks.task import Count, Positive
+
 _CONFIG = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class StandIn(BaseModel):
-    """What a model takes under the name of the model for which it stands in: the limits and defaults of that model.
+    """The limits and defaults of a missing model, for which another model stands in under its name.
 
-    The stand-in draws at the size nearest to the requested one that it knows itself, and resizes the image.
+    The stand-in draws at the nearest size that it can draw (`tasks.accept.nearest_size`), and the runner resizes the
+    image.
     """
 
     model_config = _CONFIG
@@ -33,9 +34,10 @@ class StandIn(BaseModel):
 
 
 class ModelCapabilities(BaseModel):
-    """What can be asked of a model. Sizes in pixels, `max_prompt_length` in characters.
+    """What a model can do: its limits and defaults. Sizes in pixels, `max_prompt_length` in characters.
 
-    Loading a model can only narrow it: a LoRA may turn out unusable, and the largest image must fit the pixel budget.
+    Loading the model can only narrow them: a LoRA may turn out to be unusable, and the largest image must fit the pixel
+    budget.
     """
 
     model_config = _CONFIG
@@ -62,17 +64,18 @@ class ModelCapabilities(BaseModel):
     inputs: tuple[str, ...] = Field(default=(), description="The names of the inputs that a task may have.")
     version: str = ""
     stand_ins: dict[str, StandIn] = Field(
-        default_factory=dict, description="By alias: the models for which this one stands in, and what they take."
+        default_factory=dict, description="The models for which this one stands in, by alias, with their limits."
     )
 
     def offered_as(self, name: str) -> "ModelCapabilities":
-        """What may be asked under this name of the model: as the stand-in of another model, what that one takes."""
+        """The capabilities under this name of the model. Under the name of a missing model for which it stands in, they
+        have the limits and defaults of the missing model."""
         stand_in = self.stand_ins.get(name)
         return self if stand_in is None else self.model_copy(update=dict(stand_in))
 
 
 class ModelStatus(BaseModel):
-    """How a runner stands with one of its models.
+    """The status of one model on a runner.
 
     `pixel_budget` is the sum of width x height that the runner draws at once, `running_pixels` the part of it in use,
     and `waiting` the number of tasks that it has accepted and not started.
@@ -89,7 +92,7 @@ class ModelStatus(BaseModel):
 
 
 class RunnerStatus(BaseModel):
-    """How a runner stands. `instance` is a new random name at each start; `models` is by model name."""
+    """The status of a runner. `instance` is a new random name at each start; `models` is by model name."""
 
     model_config = _CONFIG
 
@@ -98,7 +101,7 @@ class RunnerStatus(BaseModel):
 
 
 class ServedModel(ModelCapabilities):
-    """A model that runners serve: what `accept` goes by and what `{prefix}.models` holds.
+    """A model that runners serve. `accept` checks requests against it, and each record of `{prefix}.models` holds one.
 
     `pixel_budget` and `seconds_per_megapixel_step` are those of the runner that answered last. The flat document of
     `GET /card` is the same model, with the status of that runner.
@@ -110,7 +113,7 @@ class ServedModel(ModelCapabilities):
     instance: str = ""
     running_pixels: Count = 0
     waiting: Count = 0
-    runners: Count = Field(default=1, description="How many runners of this model answered last; 0: none now.")
+    runners: Count = Field(default=1, description="How many runners serve this model now.")
 
     @classmethod
     def of(cls, capabilities: ModelCapabilities, status: ModelStatus, instance: str = "") -> Self:
@@ -118,12 +121,12 @@ class ServedModel(ModelCapabilities):
         return cls.model_validate(dict(capabilities) | dict(status) | {"instance": instance})
 
     def cost(self, width: int, height: int, steps: int, num_images: int) -> float:
-        """Estimated GPU seconds of a task: steps x megapixels x the measured rate."""
+        """Estimated GPU seconds of a task: images x steps x megapixels x the measured rate."""
         return num_images * steps * width * height / 1e6 * self.seconds_per_megapixel_step
 
 
 class RunnerDescription(BaseModel):
-    """The answer of a runner's `GET /models`: how it stands, and what each of its models can do, by model name."""
+    """The answer of a runner's `GET /models`: its status, and the capabilities of its models by model name."""
 
     model_config = _CONFIG
 
@@ -132,13 +135,14 @@ class RunnerDescription(BaseModel):
 
     @classmethod
     def of_served(cls, *models: ServedModel) -> Self:
-        """The description of a runner that serves these models, as an older runner's `GET /card` implies it."""
+        """The description of a runner that serves these models, for a runner of an older version, which has only
+        `GET /card`, and for the in-memory twin."""
         return cls(
             status=RunnerStatus(
                 instance=models[0].instance if models else "",
-                models={m.model: ModelStatus.model_validate(dict(m) | {"loaded": True}) for m in models},
+                models={model.model: ModelStatus.model_validate(dict(model) | {"loaded": True}) for model in models},
             ),
-            capabilities={m.model: ModelCapabilities.model_validate(dict(m)) for m in models},
+            capabilities={model.model: ModelCapabilities.model_validate(dict(model)) for model in models},
         )
 
     def served(self) -> dict[str, ServedModel]:

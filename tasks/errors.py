@@ -31,8 +31,8 @@ class TaskError(Exception):
         allowed: list[str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """Detail is one sentence; `field` a dotted path into the request; `allowed` what would have been accepted;
-        `retry_after` seconds."""
+        """`detail` is one sentence, by default the title; `field` is a dotted path into the request; `allowed` lists
+        the values that would have been accepted; `retry_after` is in seconds."""
         super().__init__(detail or self.title())
         self.detail = detail or self.title()
         self.field = field
@@ -68,7 +68,7 @@ class TaskError(Exception):
 
 
 class MalformedBody(TaskError, status=400):
-    """The body is not one JSON object in UTF-8 with unique keys, finite numbers and sane nesting."""
+    """The body is not one JSON object in UTF-8 with unique keys, finite numbers and limited nesting."""
 
 
 class UnsupportedMediaType(TaskError, status=415):
@@ -76,7 +76,7 @@ class UnsupportedMediaType(TaskError, status=415):
 
 
 class NotAcceptable(TaskError, status=406):
-    """None of the types named in Accept can be given."""
+    """The service can give none of the types that Accept names."""
 
 
 class BodyTooLarge(TaskError, status=413):
@@ -88,15 +88,15 @@ class InvalidRequest(TaskError, status=422):
 
 
 class UnknownModel(TaskError, status=422):
-    """There is no model of this name."""
+    """There is no model with this name."""
 
 
 class UnknownLane(TaskError, status=422):
-    """There is no lane of this name."""
+    """There is no lane with this name."""
 
 
 class UnknownLora(TaskError, status=422):
-    """The model has no LoRA of this name."""
+    """The model has no LoRA with this name."""
 
 
 class UnknownScheduler(TaskError, status=422):
@@ -104,11 +104,11 @@ class UnknownScheduler(TaskError, status=422):
 
 
 class SizeNotSupported(TaskError, status=422):
-    """The model cannot make a picture of this size."""
+    """The model cannot make an image of this size."""
 
 
 class TooManySteps(TaskError, status=422):
-    """More steps than the model allows."""
+    """The request asks for more steps than the model allows."""
 
 
 class PromptTooLong(TaskError, status=422):
@@ -116,7 +116,7 @@ class PromptTooLong(TaskError, status=422):
 
 
 class TooManyImages(TaskError, status=422):
-    """More pictures in one task than the model allows."""
+    """The request asks for more images than the model makes in one task."""
 
 
 class NegativePromptNotSupported(TaskError, status=422):
@@ -145,7 +145,7 @@ class UserQueueFull(TaskError, status=429, retry="later"):
 
 
 class QueueFull(TaskError, status=429, retry="later"):
-    """As many tasks are queued as the service takes. Send the request again a little later."""
+    """The queue holds as many tasks as the service accepts. Send the request again a little later."""
 
 
 class NotFound(TaskError, status=404):
@@ -157,15 +157,15 @@ class MethodNotAllowed(TaskError, status=405):
 
 
 class UnknownTask(TaskError, status=404):
-    """There is no task of this id."""
+    """There is no task with this id."""
 
 
 class UnknownImage(TaskError, status=404):
-    """The task has no picture of this index."""
+    """The task has no image with this index."""
 
 
 class ImageNotReady(TaskError, status=409):
-    """The task has not ended yet, so there is no picture to give."""
+    """The task has not ended yet, so it has no image."""
 
 
 class NoPreview(TaskError, status=404):
@@ -177,20 +177,20 @@ class AlreadyEnded(TaskError, status=409):
 
 
 class NoImage(TaskError, status=410):
-    """The task ended without a picture, so there will never be one."""
+    """The task ended without an image, so it will never have one."""
 
 
 class RangeNotSatisfiable(TaskError, status=416):
-    """The Range header asks for bytes the picture does not have."""
+    """The Range header asks for bytes that the image does not have."""
 
 
 class QueueUnavailable(TaskError, status=503, retry="later"):
     """The queue (Kafka) cannot be reached now. Send the same request again, with the same Idempotency-Key if it had
-    one: it may or may not have been taken."""
+    one: the task may or may not have been queued."""
 
 
 class StoreUnavailable(TaskError, status=503, retry="later"):
-    """The picture store (S3) cannot be reached now. Nothing is lost; ask again."""
+    """The image store (S3) cannot be reached now. Nothing is lost; ask again."""
 
 
 class StartingUp(TaskError, status=503, retry="later"):
@@ -238,23 +238,23 @@ class RunnerLost(TaskError, status=502, retry="later"):
 
 
 class OutOfMemory(TaskError, status=500, retry="later"):
-    """The GPU ran out of memory while making the picture."""
+    """The GPU ran out of memory while it made the image."""
 
 
 class GenerationFailed(TaskError, status=500, retry="later"):
-    """The model failed while making the picture."""
+    """The model failed while it made the image."""
 
 
 class BrokenPicture(TaskError, status=500):
-    """The model produced numbers that are no picture (NaN). Another seed, size or scheduler may help."""
+    """The model produced numbers that are not an image (NaN). Another seed, size or scheduler may help."""
 
 
 class LoraUnusable(TaskError, status=500):
-    """The LoRA could not be put onto the model."""
+    """The LoRA could not be applied to the model."""
 
 
 class WorkerFailed(TaskError, status=500, retry="later"):
-    """An internal error of the service while it worked on the task."""
+    """The service had an internal error while it worked on the task."""
 
 
 def _all(cls: type[TaskError]) -> dict[str, type[TaskError]]:

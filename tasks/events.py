@@ -1,4 +1,4 @@
-"""The events of a task: what the owner, and a caller who cancels, write to the log after the task was submitted.
+"""The events of a task, which follow its record in the log: the owner writes them, and a caller's cancel is one too.
 
 An event of a kind that only a newer version knows is skipped, and unknown fields are ignored. Unknown fields of an
 outcome are kept: a consumer that finds a stored outcome announces it unchanged, also if a newer version wrote it.
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from tasks.task import Task
+from tasks.task import Count, Task
 
 EndStatus = Literal["completed", "failed", "canceled", "expired"]
 OPEN = frozenset({"queued", "running"})
@@ -21,12 +21,8 @@ def _ends(status: str) -> str:
 
 
 AnyEnd = Annotated[str, AfterValidator(_ends)]
-"""An EndStatus, or one that a newer version knows: whatever it means, the task has ended."""
+"""An EndStatus, or an end that only a newer version knows. In both cases the task has ended."""
 _KEPT = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-
-
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""Numbers that SQLite can hold. A larger one in a record would stop every consumer that reads it."""
 
 
 class _Event(BaseModel):
@@ -72,7 +68,7 @@ class CancelRequested(_Event):
 
 
 class StoredImage(BaseModel):
-    """One picture in the store; `key` is its name there."""
+    """One image in the store; `key` is its name there."""
 
     model_config = _KEPT
 
@@ -86,7 +82,7 @@ class StoredImage(BaseModel):
 
 
 class TaskFailure(BaseModel):
-    """Why a task ended without a picture."""
+    """Why a task ended without an image."""
 
     model_config = _KEPT
 
@@ -95,7 +91,7 @@ class TaskFailure(BaseModel):
 
 
 class Timings(BaseModel):
-    """Seconds of each stage, as the owner measured them; None: it never came to that."""
+    """Seconds of each stage, as the owner measured them; None: the task did not reach that stage."""
 
     model_config = _KEPT
 
@@ -142,7 +138,8 @@ def parse_event(value: bytes) -> Event | None:
 
 
 def event_key(event: Event) -> str:
-    """The record key: compaction keeps the last record of a key, so only an outcome may have the task's own."""
+    """The record key. Compaction keeps only the last record of a key, so the outcome has a key of its own: the task's
+    id."""
     match event:
         case Outcome():
             return event.task_id

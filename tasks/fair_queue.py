@@ -18,7 +18,7 @@ _PRUNE_AT = 1024
 
 
 class Flow(NamedTuple):
-    """One user's tasks on one lane: what the queue is fair between."""
+    """One user's tasks on one lane. The queue shares the GPU time fairly between flows."""
 
     lane: str
     user: str
@@ -26,7 +26,7 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """A task's place: served in the order of (start, sequence)."""
+    """A task's place in the queue. Tasks are served in the order of (start, sequence)."""
 
     start: float
     sequence: int
@@ -64,7 +64,7 @@ class FairQueue:
         return iter(self._order)
 
     def push(self, task_id: str, flow: Flow, cost: float) -> None:
-        """Queue a task of `cost` GPU seconds. One that is queued already keeps its place."""
+        """Queue a task of `cost` GPU seconds. A task that is queued already keeps its place."""
         if task_id in self._entries:
             return
         cost = max(cost, MINIMUM_COST)
@@ -97,7 +97,7 @@ class FairQueue:
         return entry
 
     def serve(self, task_id: str) -> Entry | None:
-        """Take this task out because an attempt at it begins, here or at its owner; virtual time moves to its start."""
+        """Take this task out because an attempt at it begins; the virtual time moves on to its start."""
         entry = self.remove(task_id)
         if entry is not None:
             self._virtual = max(self._virtual, entry.start)
@@ -113,7 +113,7 @@ class FairQueue:
                 del self._of_user[entry.flow.user]
             self._cost -= entry.cost
             if not self._entries:
-                self._rest()
+                self._end_busy_period()
         return entry
 
     def position(self, task_id: str) -> int | None:
@@ -122,7 +122,7 @@ class FairQueue:
         return None if entry is None else self._order.index(entry)
 
     def wait_estimate(self, task_id: str) -> float | None:
-        """GPU seconds queued before it, taking the mean cost for each task ahead; None when it is not queued."""
+        """Estimated GPU seconds of the tasks before it: their number times the mean cost. None if it is not queued."""
         position = self.position(task_id)
         return None if position is None else position * self.mean_cost
 
@@ -140,7 +140,7 @@ class FairQueue:
         """GPU seconds of a queued task, on average; 0: none is queued."""
         return self._cost / len(self._entries) if self._entries else 0.0
 
-    def _rest(self) -> None:
+    def _end_busy_period(self) -> None:
         """Nothing is queued: the busy period is over, so no flow owes anything (the paper's rule 2b)."""
         self._virtual = max(self._virtual, self._latest)
         self._finish.clear()

@@ -1,5 +1,5 @@
-"""The ports: what the service needs from outside, as Protocols. adapters/ has a real implementation of each and an
-in-memory twin that passes the same tests."""
+"""The ports: what the service needs from outside, as Protocols. adapters/ has two implementations of each: a real one,
+and an in-memory twin for tests. The twins of the log, the store and the runner pass the same tests as the real ones."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
@@ -45,11 +45,11 @@ class TaskWriter(Protocol):
         ...
 
     def emit_preview(self, preview: Preview) -> None:
-        """Send a preview to those who follow the log now. Never blocks, never raises; the preview may be lost."""
+        """Send a preview to the processes that follow the log now. Never blocks, never raises; it may be lost."""
         ...
 
-    async def append_card(self, card: ServedModel) -> None:
-        """Publish what the runners of a model can do. It replaces what was published of this model before."""
+    async def append_card(self, model: ServedModel) -> None:
+        """Publish what the runners of a model can do. This replaces what was published about the model before."""
         ...
 
     async def dead_letter(self, record: Record, reason: str) -> None:
@@ -62,7 +62,7 @@ class GroupMember(Protocol):
 
     def deliveries(self) -> AsyncGenerator[Delivery, None]:
         """Join the group, then yield what it assigns and revokes, and the records of the assigned partitions, without
-        end. To close the generator is to leave the group."""
+        end. Closing the generator leaves the group."""
         ...
 
     def commit(self, topic: str, partition: Partition, offset: int) -> None:
@@ -85,7 +85,7 @@ class LogReader(Protocol):
         ...
 
     def follow(self, offsets: Mapping[tuple[str, Partition], int]) -> AsyncGenerator[Records, None]:
-        """Read every partition of everything, without a group and without end: first all cards, then lanes and events
+        """Read every partition of every topic, without a group and without end: first all models, then lanes and events
         from `offsets`, by (topic, partition). A partition that is not in `offsets` is read from where no unfinished
         task is missed: a lane from the consumers' commit, events from VIEW_HOURS ago. Previews are delivered from now
         on, if their topic exists when the reading begins."""
@@ -106,7 +106,7 @@ class LogReader(Protocol):
         `replayed` is how consumers read: one of `topics` whose records say what happened to the records of the other
         topics, in the same partition number. It has no commits. On assignment it is read again from before the oldest
         record that is not committed, and `Assigned.events_until` says up to where it must be read before the member
-        acts. All cards are delivered before anything is assigned. Without `replayed`, there are no cards.
+        acts. All models are delivered before anything is assigned. Without `replayed`, no models are delivered.
 
         Raises ValueError if a topic is not one of the log's, or if `replayed` is not in `topics`.
         """

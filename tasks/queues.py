@@ -22,7 +22,7 @@ class _Unfinished:
 
 
 class Load(NamedTuple):
-    """How many tasks are queued, running ones left out."""
+    """How many tasks are queued, without the running ones: `of_user` one user's, `of_all` all users'."""
 
     of_user: int
     of_all: int
@@ -48,7 +48,7 @@ class Queues:
         return task_id in self._unfinished
 
     def add(self, task: Task, partition: Partition, state: TaskState) -> None:
-        """Add a task in this state: it gets its place in the queue, and leaves it at once if it already runs."""
+        """Add a task in this state. It gets a place in the queue, and is taken out at once if it already runs."""
         self.unexpect(task.task_id)
         if state.ended or task.task_id in self._unfinished:
             return
@@ -94,7 +94,7 @@ class Queues:
             self._expected_of[task.user_id] += 1
 
     def unexpect(self, task_id: str) -> None:
-        """The task was read back, or could not be appended."""
+        """The task was read back, or could not be appended: it no longer counts as expected."""
         user = self._expected.pop(task_id, None)
         if user is not None:
             self._expected_of[user] -= 1
@@ -102,7 +102,7 @@ class Queues:
                 del self._expected_of[user]
 
     def load(self, user: str) -> Load:
-        """How much is queued now, by this user and by all; as many sums as there are models, whatever is queued."""
+        """How many tasks are queued now. The time this takes grows with the number of models, not of tasks."""
         queues = self._queues.values()
         return Load(
             of_user=self._expected_of[user] + sum(queue.of_user(user) for queue in queues),
@@ -115,27 +115,29 @@ class Queues:
 
     def position(self, task_id: str) -> int | None:
         """How many queued tasks of the model are served before it; None when it is not queued."""
-        known = self._unfinished.get(task_id)
-        return None if known is None else self.queue(known.model).position(task_id)
+        task = self._unfinished.get(task_id)
+        return None if task is None else self.queue(task.model).position(task_id)
 
-    def estimate(self, task: Task, state: TaskState, card: ServedModel | None) -> float | None:
-        """Seconds until the task is done, from the costs before it and the model's runners; None: unknown."""
-        if state.ended or card is None:
+    def estimate(self, task: Task, state: TaskState, model: ServedModel | None) -> float | None:
+        """Estimated seconds until the task is done, from the cost of the tasks before it and the number of runners.
+        None if it has ended or its model is unknown."""
+        if state.ended or model is None:
             return None
         if state.status == "running":
             return task.cost * (1 - state.step / state.steps) if state.steps else task.cost
         ahead = self.queue(task.model_name).wait_estimate(task.task_id) or 0.0
-        return state.delay + ahead / max(1, card.runners) + task.cost
+        return state.delay + ahead / max(1, model.runners) + task.cost
 
     def forget(self, partitions: Collection[Partition]) -> list[str]:
         """Drop the tasks of these partitions and return their ids."""
-        gone = [task_id for task_id, known in self._unfinished.items() if known.partition in partitions]
-        for task_id in gone:
+        dropped = [task_id for task_id, task in self._unfinished.items() if task.partition in partitions]
+        for task_id in dropped:
             self.queue(self._unfinished.pop(task_id).model).remove(task_id)
-        return gone
+        return dropped
 
     def depths(self, now: Callable[[], float]) -> Iterator[tuple[str, str, int, float]]:
-        """Model, lane, how many are queued, and the age in seconds of the oldest, for every lane that has some."""
+        """For each model and lane with queued tasks: model, lane, how many tasks are queued, and the age of the oldest
+        in seconds."""
         for model, queue in self._queues.items():
             lanes: dict[str, tuple[int, float]] = {}
             for entry in queue:

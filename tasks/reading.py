@@ -39,7 +39,7 @@ class EventRead:
 
 @dataclass(frozen=True, slots=True)
 class CardRead:
-    """What the runners of a model can do."""
+    """A model: what its runners can do."""
 
     card: ServedModel
 
@@ -62,13 +62,13 @@ class Unreadable:
 Reading = TaskRead | EventRead | CardRead | PreviewRead | Unreadable
 
 
-def read_record(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence[str]) -> Reading | None:
-    """The meaning of a record. `cards`: the models known so far, by name; `lanes`: the full topic names. None: an event
-    of a kind that only a newer version writes, which is skipped."""
+def read_record(record: Record, models: Mapping[str, ServedModel], lanes: Sequence[str]) -> Reading | None:
+    """The meaning of a record. `models` holds the models that were read so far, by name; `lanes` the full topic names.
+    None: an event of a kind that only a newer version writes, which is skipped."""
     try:
         match record.kind:
             case "task":
-                return _read_task(record, cards, lanes)
+                return _read_task(record, models, lanes)
             case "event":
                 event = parse_event(record.value)
                 return None if event is None else EventRead(event, record.place.partition, record.timestamp)
@@ -80,7 +80,7 @@ def read_record(record: Record, cards: Mapping[str, ServedModel], lanes: Sequenc
         return Unreadable(record, _reason(error))
 
 
-def _read_task(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence[str]) -> TaskRead:
+def _read_task(record: Record, models: Mapping[str, ServedModel], lanes: Sequence[str]) -> TaskRead:
     parsed = TaskRecord.model_validate_json(record.value)
     created_at = record.timestamp if parsed.created_at is None else parsed.created_at
     try:
@@ -89,13 +89,13 @@ def _read_task(record: Record, cards: Mapping[str, ServedModel], lanes: Sequence
         task = accept(
             parsed.model_copy(update={"topic": find_lane(record.place.topic, lanes)}),
             task_id=parsed.task_id,
-            cards=cards,
+            models=models,
             lanes=lanes,
             created_at=created_at,
         )
     except NotUnderstood as error:
-        # How long it is left to a newer version counts from then, so a time that its writer put in the future must not
-        # hold it here for ever.
+        # The owner waits NOT_UNDERSTOOD_WAIT seconds from this time for a newer version. A record whose `created_at` is
+        # in the future must not make it wait longer.
         task = unaccepted(parsed, record.place.topic, min(created_at, record.timestamp))
         return TaskRead(task, record.place, error)
     except TaskError as error:

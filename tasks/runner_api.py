@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.task import MAX_SEED, DrawingFields, ImageFormat, ImageParams, Name
+from tasks.task import MAX_SEED, Count, DrawingFields, ImageFormat, ImageParams, Name, Positive
 
 FRAMES = "application/octet-stream"
 """The media type of a stream of frames, in both directions."""
@@ -36,7 +36,9 @@ class RunRequest(DrawingFields, ImageParams):
         default=(), max_length=16, description="The inputs that follow as frames, for example `image` and `mask`."
     )
     requires: tuple[str, ...] = Field(
-        default=(), max_length=64, description="Fields of the task that the runner must understand, or refuse it."
+        default=(),
+        max_length=64,
+        description="Fields of the task that a runner must understand. A runner that does not refuses the task.",
     )
 
     @property
@@ -49,8 +51,6 @@ class BrokenFrame(ValueError):
     """The bytes are not a stream of frames."""
 
 
-Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
 MediaType = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+$", max_length=100)]
 
 
@@ -64,10 +64,10 @@ class FrameFields(BaseModel):
 
 
 class Accepted(FrameFields):
-    """The runner took the task; `waiting` others are before it."""
+    """The runner accepted the task; `waiting` other tasks are before it."""
 
     kind = "accepted"
-    waiting: Index = 0
+    waiting: Count = 0
 
 
 class Started(FrameFields):
@@ -81,25 +81,25 @@ class Step(FrameFields):
     """`step` of `steps` are done for every image of the task."""
 
     kind = "step"
-    step: Side
-    steps: Side
+    step: Positive
+    steps: Positive
 
 
 class Preview(FrameFields):
     """A small JPEG of the task's first image after `step` steps, as the payload."""
 
     kind = "preview"
-    step: Index
+    step: Count
 
 
 class Image(FrameFields):
     """A finished image file, as the payload; `index` counts the images of the task from 0, sizes are in pixels."""
 
     kind = "image"
-    index: Index
+    index: Count
     content_type: MediaType
-    width: Side
-    height: Side
+    width: Positive
+    height: Positive
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
@@ -112,12 +112,13 @@ class Error(FrameFields):
 
 
 class End(FrameFields):
-    """The last frame. Times in seconds: `seconds_loading` for the prompts, `seconds_generating` from the start."""
+    """The last frame. `seconds_loading` is the time that encoding the prompts took, `seconds_generating` the time since
+    the runner began the task, both in seconds."""
 
     kind = "end"
     seconds_loading: float | None = None
     seconds_generating: float | None = None
-    images: Index = 0
+    images: Count = 0
     acceleration: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -148,7 +149,7 @@ def encode(frame: FrameFields) -> bytes:
 
 
 class Decoder:
-    """Cuts a byte stream, arriving in any pieces, into frames."""
+    """Cuts a byte stream, which may arrive in pieces of any size, into frames."""
 
     def __init__(self) -> None:
         """A decoder at the start of a stream."""

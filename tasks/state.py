@@ -1,18 +1,15 @@
 """Where a task stands: queued -> running -> completed | failed | canceled | expired; state = apply(state, event)."""
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
-from tasks.events import OPEN, CancelRequested, EndStatus, Event, Outcome, Progress, Released, Started
-
-ENDED: frozenset[str] = frozenset(get_args(EndStatus))
-"""The ends this version gives."""
+from tasks.events import OPEN, CancelRequested, Event, Outcome, Progress, Released, Started
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """What the events so far say. `attempt` is the number of the last attempt that started, `tries` how many attempts
-    count towards the retry limit, `owner` the consumer that runs it, `delay` seconds to wait before the next start."""
+    """The state of a task after the events that were read so far. `attempt` is the number of the last attempt that
+    started, `tries` how many attempts count towards the retry limit, `owner` the consumer that runs the attempt, and
+    `delay` the seconds to wait before the next start."""
 
     status: str = "queued"
     attempt: int = 0

@@ -22,6 +22,9 @@ TASK_ID = r"^[0-9a-f]{32}$"
 UNDERSTOOD_FIELDS: frozenset[str] = frozenset({"inputs"})
 """Every name that a record may list in `requires` and that this version honours."""
 TaskId = Annotated[str, Field(pattern=TASK_ID, description="32 lower-case hex digits.")]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""A number that SQLite can hold. A larger number in a record would stop every consumer that reads it."""
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Lora(BaseModel):
@@ -39,7 +42,8 @@ class RequestedLora(Lora):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
-def _lora(value: Any) -> Any:
+def _from_name(value: Any) -> Any:
+    """A LoRA of weight 1 for a bare name."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -98,7 +102,8 @@ class RequestedParams(BaseModel):
 
 
 class InputReference(BaseModel):
-    """A file that the images start from, for example an image or a mask. It lies in the store under `key`."""
+    """An input of a task: a file from which the images start, for example an image or a mask. `key` is its name in the
+    store."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -108,7 +113,7 @@ class InputReference(BaseModel):
 
 
 class RecordedInput(InputReference):
-    """The same on a lane, where any Kafka client may write: the key must lie among the inputs."""
+    """An input as a record on a lane names it. Any Kafka client may write there, so only keys of inputs are allowed."""
 
     name: Name
     key: str = Field(max_length=400, pattern=r"^inputs(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")
@@ -126,10 +131,10 @@ class DrawingFields(BaseModel):
 
 
 class TaskFields(DrawingFields):
-    """What a client may say about the task as well: the fields that travel to the queue."""
+    """The other fields of a client that travel to the queue: whose task it is, and how it is run."""
 
     user_id: str = ANONYMOUS
-    start_within: float | None = Field(default=None, description="Seconds until it must start.")
+    start_within: float | None = Field(default=None, description="Seconds within which the task must start.")
     previews: bool = False
 
 
@@ -140,12 +145,13 @@ class RecordFields(BaseModel):
     fingerprint: str | None = None
     traceparent: str | None = None
     inputs: tuple[InputReference, ...] = Field(
-        default=(), description="The files that the images start from. A record that has some requires `inputs`."
+        default=(), description="The files from which the images start. A record with inputs requires `inputs`."
     )
     requires: tuple[str, ...] = Field(
         default=(),
         max_length=64,
-        description="Fields of this record that a consumer must understand. One that does not leaves the task alone.",
+        description="Fields of this record that a consumer must understand. A consumer that does not understand them "
+        "leaves the task to a newer version.",
     )
 
 
@@ -158,11 +164,11 @@ class GenerateRequest(TaskFields):
     prompt: str = Field(min_length=1, max_length=100_000)
     negative_prompt: str = Field(default="", max_length=100_000)
     image_params: RequestedParams = RequestedParams()
-    loras: tuple[Annotated[RequestedLora, BeforeValidator(_lora)], ...] = Field(default=(), max_length=64)
+    loras: tuple[Annotated[RequestedLora, BeforeValidator(_from_name)], ...] = Field(default=(), max_length=64)
     user_id: str = Field(default=ANONYMOUS, min_length=1, max_length=200)
     topic: str | None = Field(default=None, min_length=1, max_length=249, description="The lane; default: the first.")
     start_within: float | None = Field(
-        default=None, gt=0, le=604_800, strict=True, description="Seconds until it must start."
+        default=None, gt=0, le=604_800, strict=True, description="Seconds within which the task must start."
     )
     max_runtime: float | None = Field(
         default=None, gt=0, le=86_400, strict=True, description="Seconds one attempt may run."
@@ -182,7 +188,7 @@ class TaskRecord(GenerateRequest, RecordFields):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     image_params: RecordedParams = RecordedParams()
-    loras: tuple[Annotated[Lora, BeforeValidator(_lora)], ...] = Field(default=(), max_length=64)  # type: ignore[assignment]
+    loras: tuple[Annotated[Lora, BeforeValidator(_from_name)], ...] = Field(default=(), max_length=64)  # type: ignore[assignment]
     inputs: tuple[RecordedInput, ...] = Field(default=(), max_length=16)
     task_id: TaskId
     created_at: float | None = Field(
@@ -194,7 +200,7 @@ class TaskRecord(GenerateRequest, RecordFields):
 
 
 class Task(TaskFields, RecordFields):
-    """A request as accepted. `model_name` is the model that serves it; `alias` the other name it was asked for by."""
+    """A request as accepted. `model_name` is the model that serves it, `alias` the other name that the client used."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

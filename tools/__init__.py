@@ -1,1 +1,1 @@
-"""Programs for those who work on the project: measurements, the miniatures' recipe, generated pages. Never shipped."""
+"""Programs for work on the project, never shipped: measurements, the training of the miniatures, generated pages."""

@@ -30,7 +30,7 @@ def errors_page() -> str:
     return _page(
         "Errors",
         "Every error is a problem document (RFC 9457) whose `code` is one of these. A task that fails keeps its code "
-        "in `error.code`. Tried again: whether the service by itself tries a task again when an attempt ends so.",
+        "in `error.code`. Tried again: whether the service itself tries a task again after an attempt with this error.",
         "| code | status | tried again | meaning |\n| --- | --- | --- | --- |",
         rows,
     )

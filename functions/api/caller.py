@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.accept import find_card, find_lane
+from tasks.accept import find_lane, find_model
 from tasks.capabilities import ServedModel
 from tasks.errors import NotAllowedByKey, UnknownLane, UnknownModel
 from tasks.task import GenerateRequest, Task
@@ -50,7 +50,7 @@ class Caller:
 
     def _check_model(self, name: str, cards: Mapping[str, ServedModel], models: Sequence[str]) -> None:
         try:
-            find_card(name, self.usable(cards))
+            find_model(name, self.usable(cards))
         except UnknownModel as error:
             if name in models:
                 raise

@@ -58,7 +58,7 @@ class Gateway:
             if not self.index.started:
                 # The model cards, by which a key's aliases are understood, come from the log.
                 await self.index.caught_up()
-            request = caller.restrict(request, self.index.view.cards(), self.settings.lane_names)
+            request = caller.restrict(request, self.index.view.models(), self.settings.lane_names)
         return await self._submit(request, idempotency_key, traceparent)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
@@ -109,13 +109,13 @@ class Gateway:
 
     def models(self, caller: Caller) -> ModelList:
         """The models that the caller may use, and what each can do."""
-        return list_models(self.index, caller.usable(self.index.view.cards()))
+        return list_models(self.index, caller.usable(self.index.view.models()))
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:
         """The status document of the task, with its place in the queue as it is now."""
         index = self.index
         has_preview = snapshot.task.task_id in index.previews
-        return make_document(snapshot, index.queues, index.view.cards(), self._links, has_preview=has_preview)
+        return make_document(snapshot, index.queues, index.view.models(), self._links, has_preview=has_preview)
 
 
 def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:

@@ -49,7 +49,7 @@ class Health:
         async with self._checking:
             if time.monotonic() - self._checked >= _CHECK_SECONDS:
                 queue, store = await asyncio.gather(self._check_queue(), self._check_store())
-                models = {} if self._index.view.cards() else {"models": "No runner has reported its model yet."}
+                models = {} if self._index.view.models() else {"models": "No runner has reported its model yet."}
                 self._missing = queue | store | models
                 self._checked = time.monotonic()
         return self._missing

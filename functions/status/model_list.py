@@ -57,7 +57,7 @@ _FROM_CARD = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases"
 def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
     """The entries of the models of these names and of their aliases."""
     entries = []
-    for card in index.view.cards().values():
+    for card in index.view.models().values():
         if card.model not in names:
             continue
         queued = len(index.queues.queue(card.model))

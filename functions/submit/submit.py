@@ -74,7 +74,7 @@ class Submit:
         task = accept(
             request,
             task_id=task_id,
-            cards=self.index.view.cards(),
+            models=self.index.view.models(),
             lanes=self.settings.lane_names,
             created_at=self.clock.now(),
             fingerprint=mark,
@@ -92,7 +92,7 @@ class Submit:
 
     def _check_room(self, task: Task) -> None:
         """Raise UserQueueFull or QueueFull where the queue has no room for the task."""
-        queues, card = self.index.queues, self.index.view.cards()[task.model_name]
+        queues, card = self.index.queues, self.index.view.models()[task.model_name]
         limits = Limits(self.settings.max_queued_tasks_per_user, self.settings.max_queued_tasks)
         error = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), card.runners)
         if error is not None:

@@ -22,7 +22,7 @@ from infra.local.servers import HOST
 from infra.local.supervisor import Supervisor
 
 HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
-"""Holds Kafka's logs, the images and the data of every part, so that a restart loses nothing."""
+"""The folder of Kafka's logs, the images and the data of every part. It is kept, so that a restart loses nothing."""
 ROOM_BYTES = 2 * 1024**3
 """Enough for an afternoon of Kafka's logs and images, and the Java packages of the first start."""
 _WIDTH = 22
@@ -43,18 +43,18 @@ def say(name: str, line: str) -> None:
 
 
 def refuse(sentence: str) -> NoReturn:
-    """Exit with a sentence before anything is started."""
+    """Exit with this sentence, before any part is started."""
     sys.exit(f"make run: {sentence}")
 
 
 def check_machine(runners: int) -> None:
     """Exit with a sentence if a port is wrong or taken, or the disk has too little room."""
     try:
-        wanted = ports(runners)
+        needed = ports(runners)
     except ValueError as error:
         refuse(str(error))
     uses: dict[int, str] = {}
-    for what, number in wanted.items():
+    for what, number in needed.items():
         if number and number in uses:
             refuse(f"{uses[number]} and {what} cannot both have port {number}.")
         uses[number] = what
@@ -73,16 +73,16 @@ def check_machine(runners: int) -> None:
 
 
 async def main() -> int:
-    """Start, watch, stop; the exit code."""
+    """Start all parts, watch them until a signal arrives or one dies, then stop them. Returns the exit code."""
     began = time.monotonic()
     settings = load_settings()
     present = model_folders(settings.model_cache_dir)
     missing = miniatures_to_build(present)
     models = sorted([*present, *missing])
     try:
-        wanted = os.environ.get("RUNNERS", "")
-        gpus = await asyncio.to_thread(visible_gpus) if wanted else []
-        placements = place(models, stand_ins_for(models), wanted, gpus)
+        counts = os.environ.get("RUNNERS", "")
+        gpus = await asyncio.to_thread(visible_gpus) if counts else []
+        placements = place(models, stand_ins_for(models), counts, gpus)
     except ValueError as error:
         refuse(str(error))
     check_machine(len(placements))
@@ -95,7 +95,7 @@ async def main() -> int:
     supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # Set after the supervisor is made, because circus sets its own handlers, which restart everything on SIGHUP.
+    # Set after the supervisor is made, because circus sets handlers of its own, which restart all parts on SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     stopping = asyncio.ensure_future(stopped.wait())

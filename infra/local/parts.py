@@ -1,4 +1,4 @@
-"""How each part of the service is started, and how it tells that it is ready."""
+"""How each part of the service is started, and how to find out that it is ready."""
 
 import ipaddress
 import json
@@ -14,7 +14,7 @@ Env = Mapping[str, str]
 
 
 def gateway(home: Path, port: int, env: Env, *, after: tuple[str, ...] = ()) -> Part:
-    """The gateway; ready once it answers so."""
+    """The gateway. It is ready once its /readyz answers 200."""
     return _service("gateway", "bentos.gateway:GatewayService", home, port, env, after)
 
 
@@ -55,7 +55,7 @@ def answers(port: int, host: str = HOST) -> Callable[[], bool]:
 
 
 def offers(gateway: Part, models: Collection[str]) -> Callable[[], bool]:
-    """Whether the gateway is ready and knows a runner of each of these models."""
+    """Whether the gateway is ready and lists a runner of each of these models."""
 
     def ready() -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Which ports the parts of `make run` have, and free ones for everything else that is started."""
+"""The ports of the parts of `make run`, and free ports for tests and measurements."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _LAST = 65535
 
 
 def port(name: str) -> int:
-    """The port of a part, which the environment may move, e.g. GATEWAY_PORT=8080. Raises ValueError with a sentence."""
+    """The port that the environment gives a part, or its default. Raises ValueError with a sentence."""
     value = os.environ.get(name) or str(PORTS[name][0])
     if not value.isdecimal() or int(value) > _LAST:
         raise ValueError(f"{name} must be a port, a number up to {_LAST}, not {value!r}.")
@@ -28,7 +28,7 @@ def port(name: str) -> int:
 
 
 def ports(runners: int) -> dict[str, int]:
-    """Every port that must be free, by what it is for. Raises ValueError with a sentence."""
+    """Every port that must be free, by its purpose in words. Raises ValueError with a sentence."""
     first = port("FIRST_RUNNER_PORT")
     if first + runners - 1 > _LAST:
         raise ValueError(f"FIRST_RUNNER_PORT must leave room for {runners} ports up to {_LAST}, not be {first}.")
@@ -39,12 +39,11 @@ def ports(runners: int) -> dict[str, int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports in a row that nobody listens on just now, below those the system gives to outgoing connections."""
+    """Consecutive ports on which no process listens now, below those that the system uses for outgoing connections."""
     while True:
         first = random.randrange(15_000, 32_000 - count)
-        row = list(range(first, first + count))
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            for number in row:
-                probe = held.enter_context(socket.socket())
-                probe.bind((HOST, number))
-            return row
+        numbers = list(range(first, first + count))
+        with contextlib.ExitStack() as sockets, contextlib.suppress(OSError):
+            for number in numbers:
+                sockets.enter_context(socket.socket()).bind((HOST, number))
+            return numbers

@@ -20,12 +20,12 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 90.0
 END_SECONDS = 60.0
-"""A part that has not ended so long after SIGTERM counts as stuck."""
+"""A part that still runs this long after SIGTERM counts as stuck."""
 LAST_LINES = 15
 _KILL_SECONDS = 10.0
 _POLL_SECONDS = 0.02
-# BentoML's workers move to sessions of their own and outlive a killed parent, so neither a process group nor the tree
-# of children finds them. Every descendant inherits the environment.
+# The name of an environment variable, which every descendant of a part inherits. BentoML's workers move to sessions of
+# their own and outlive a killed parent, so neither a process group nor the tree of children finds them.
 _MARK = "LOCAL_PART"
 _T = TypeVar("_T")
 
@@ -34,9 +34,9 @@ _T = TypeVar("_T")
 class Part:
     """What to run. `after` names the parts that must be ready before it starts.
 
-    `ready` tells whether it is ready; None: a job, ready once it has ended with exit code 0. `grace`: seconds from
-    SIGTERM to SIGKILL. `by_worker`: a child process does the work, and the part is dead without it. `url`: where it
-    answers HTTP, if it does.
+    `ready` returns whether it is ready; None: the part is a job, which is ready once it has ended with exit code 0.
+    `grace`: seconds from SIGTERM to SIGKILL. `by_worker`: a child process does the work, and the part counts as dead
+    without it. `url`: the address of a part that serves HTTP.
     """
 
     name: str
@@ -50,28 +50,28 @@ class Part:
 
     @property
     def program(self) -> str:
-        """The executable; `python` is the interpreter that runs this."""
+        """The executable. `python` means the interpreter of this process."""
         return sys.executable if self.command[0] == "python" else self.command[0]
 
     def environment(self, mark: str) -> dict[str, str]:
-        """All that its process gets as environment; `mark` finds the process and its descendants again."""
+        """The environment of its process. `mark` identifies the process and its descendants."""
         return {**os.environ, **self.env, _MARK: mark}
 
 
 class PartFailed(Exception):
-    """A part ended that should go on, a job failed, or a part does not become ready or does not end."""
+    """A part ended by itself, a job failed, or a part does not become ready or does not end."""
 
     def __init__(self, name: str, what: str, last_lines: Sequence[str]) -> None:
         """`what`: the rest of the sentence that begins with the part's name."""
         lines = "".join(f"\n    {line}" for line in last_lines) or " nothing"
-        super().__init__(f"{name} {what}. It said last:{lines}")
+        super().__init__(f"{name} {what}. Its last output:{lines}")
 
 
 class Process:
     """A part that can be started, ended and started again, with every process that it starts in turn."""
 
     def __init__(self, part: Part, log: Path) -> None:
-        """Nothing runs yet. `log`: the file that its output is appended to."""
+        """Starts nothing yet. `log`: the file to which its output is appended."""
         self.part = part
         self.log = log
         self._mark = f"{uuid.uuid4().hex}/{part.name}"
@@ -86,12 +86,12 @@ class Process:
 
     @property
     def url(self) -> str:
-        """Where the part answers HTTP."""
+        """The address at which the part serves HTTP."""
         return self.part.url
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code of its first process; None while that runs or before it was started."""
+        """The exit code of its first process; None while the process runs, or before it was started."""
         return self._popen.poll() if self._popen is not None else None
 
     def start(self) -> Self:
@@ -109,14 +109,14 @@ class Process:
         return self
 
     def is_ready(self) -> bool:
-        """Whether it is ready. Raises PartFailed where it has died."""
+        """Whether it is ready. Raises PartFailed if it has died."""
         if how := self.died():
             raise self._failed(f"ended {how}")
         assert self.part.ready is not None, f"{self.name} is a job"
         return self.part.ready()
 
     def wait_until_ready(self, seconds: float = READY_SECONDS) -> Self:
-        """Return once it is ready. Raises PartFailed where it dies before that or takes longer."""
+        """Return once it is ready. Raises PartFailed if it dies before that, or takes longer."""
         deadline = time.monotonic() + seconds
         while not self.is_ready():
             if time.monotonic() > deadline:
@@ -126,14 +126,14 @@ class Process:
 
     def processes(self) -> set[psutil.Process]:
         """Its living processes: the first one and all descendants."""
-        found = set(marked(self._mark))
+        living = set(marked(self._mark))
         if self._popen is not None and self._popen.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found.add(psutil.Process(self._popen.pid))  # between fork and exec it bears no mark yet
-        return found
+                living.add(psutil.Process(self._popen.pid))  # between fork and exec it has no mark yet
+        return living
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the signal to all its processes, and again to those born meanwhile, until none is new."""
+        """Send the signal to all its processes, also to those that are started meanwhile."""
         reached: set[psutil.Process] = set()
         while new := self.processes() - reached:
             for process in new:
@@ -142,7 +142,7 @@ class Process:
             reached |= new
 
     def kill(self) -> None:
-        """SIGKILL to all its processes; return once they are gone. Raises PartFailed where one stays."""
+        """Send SIGKILL to all its processes; return once they are gone. Raises PartFailed if one stays."""
         self._should_run = False
         deadline = time.monotonic() + _KILL_SECONDS
         while self.processes():
@@ -152,21 +152,22 @@ class Process:
             time.sleep(_POLL_SECONDS)
 
     def ask_to_end(self) -> None:
-        """SIGTERM to its first process, as a supervisor sends it; return at once."""
+        """Send SIGTERM to its first process, as a supervisor does; return at once."""
         self._should_run = False
         assert self._popen is not None, f"{self.name} was not started"
         self._popen.terminate()
 
     def terminate(self, seconds: float = END_SECONDS) -> int:
-        """SIGTERM to its first process, as a supervisor sends it; its exit code once all its processes have ended.
+        """Send SIGTERM to its first process, as a supervisor does. Returns its exit code once all processes have ended.
 
-        Raises PartFailed where one of them still runs after that many seconds.
+        Raises PartFailed if one of them still runs after that many seconds.
         """
         self.ask_to_end()
         return self.wait_until_ended(seconds)
 
     def wait_until_ended(self, seconds: float = END_SECONDS) -> int:
-        """The exit code of the first process, once all have ended. Raises PartFailed where one still runs then."""
+        """The exit code of the first process, once all have ended. Raises PartFailed if one still runs after that many
+        seconds."""
         deadline = time.monotonic() + seconds
         while left := self.processes():
             if time.monotonic() > deadline:
@@ -177,14 +178,14 @@ class Process:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
-        """Started and ready; killed at the end."""
+        """Start it, wait until it is ready, and kill it at the end."""
         try:
             yield self.start().wait_until_ready()
         finally:
             self.kill()
 
     def died(self) -> str | None:
-        """How it ended, where it ended by itself."""
+        """How it ended, if it ended by itself; None otherwise."""
         if not self._should_run or self._popen is None:
             return None
         if self.exit_code is not None:
@@ -205,7 +206,7 @@ class Process:
 
 
 def until(condition: Callable[[], _T], seconds: float = 30.0, what: str = "the condition") -> _T:
-    """Poll until the condition gives something true, and return that. Raises TimeoutError after so many seconds."""
+    """Poll until the condition returns something true, and return that. Raises TimeoutError after that many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
@@ -219,7 +220,7 @@ def has_worker(pid: int) -> bool:
     try:
         return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
     except psutil.NoSuchProcess:
-        return True  # parent or child ended during this look: the next one tells
+        return True  # the parent or a child ended during this check: the next check decides
 
 
 def marked(mark: str) -> Iterator[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Every process of `make run` as a table."""
+"""The table of every process that `make run` starts."""
 
 import os
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from infra.local.process import Part
 from infra.local.servers import HOST, S3, Kafka
 
 MINIATURES = {"flux-1-dev": "flux-mini", "stable-diffusion-v1-5": "sd-mini"}
-"""Model and miniature: the miniature answers to the model's name while the model has no folder."""
+"""The miniature of each model. It answers under the model's name while the model has no folder."""
 
 
 def stand_ins_for(models: Sequence[str]) -> dict[str, str]:
-    """Name and miniature of each model that has no folder and whose miniature has one."""
+    """The miniature of each model that has no folder but whose miniature has one, by the model's name."""
     return {name: mini for name, mini in MINIATURES.items() if name not in models and mini in models}
 
 
@@ -29,10 +29,10 @@ def miniatures_to_build(models: Sequence[str]) -> list[str]:
 def process_table(
     settings: Settings, home: Path, placements: Sequence[Placement], missing: Sequence[str]
 ) -> list[list[Part]]:
-    """Rows of processes, stopped from the last row to the first. The graces of those that do not end by themselves sum
-    to at most 14 s.
+    """Rows of parts, which are stopped from the last row to the first. The grace periods of the parts that do not end
+    by themselves add up to at most 14 s.
 
-    `missing`: which of the models are miniatures that have to be made first.
+    `missing`: the models that are miniatures and have to be built first.
     """
     models = sorted({placement.model for placement in placements})
     kafka = Kafka(home / "kafka", port("KAFKA_PORT"), port("KAFKA_CONTROLLER_PORT"))
@@ -45,7 +45,7 @@ def process_table(
         "BENTOML_CONTAINERIZED": "1",  # BentoML starts no second worker, so that the death of the first is noticed
         "PYTHONUNBUFFERED": "1",
         "LISTEN_HOST": HOST,
-        # Parts share the cores; two that each take all of them are slower than both together need be.
+        # The parts share the cores. Two parts that each use all cores slow each other down.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     stand_ins = ",".join(f"{name}={mini}" for name, mini in stand_ins_for(models).items())
@@ -87,8 +87,8 @@ def _runner(placement: Placement, home: Path, number: int, env: dict[str, str], 
 
 def _own_log(settings: Settings, placement: Placement) -> dict[str, str]:
     """A log folder for one of several runners of a model: two processes cannot rotate the same file."""
-    shares = placement.name != f"runner.{placement.model}"
-    return {"LOG_DIR": str(settings.log_dir / placement.name)} if shares and settings.log_dir != Path("-") else {}
+    several = placement.name != f"runner.{placement.model}"
+    return {"LOG_DIR": str(settings.log_dir / placement.name)} if several and settings.log_dir != Path("-") else {}
 
 
 def _build_miniatures(cache: Path) -> tuple[str, ...]:

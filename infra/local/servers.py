@@ -20,7 +20,7 @@ REGION = "us-east-1"
 
 _KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
 _S3 = "org.gaul:s3proxy:4.1.0"
-# Any fixed id will do: only this node reads the folder.
+# Any fixed id works, because only this node reads the folder.
 _CLUSTER = "bG9jYWwtYWktaW1hZ2UtZw"
 
 _KAFKA_PROPERTIES = """\
@@ -40,10 +40,10 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# Lets consumers ask for a session this short, so that another takes over from a killed one within seconds.
+# Lets consumers ask for a session this short, so that another consumer takes over from a killed one within seconds.
 group.consumer.min.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=500
-# After kill -9 the broker returns only when its old registration has run out.
+# After kill -9 the broker can only start again when its old registration has expired.
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=16777216
@@ -71,7 +71,7 @@ _LOGBACK = """\
 
 @dataclass(frozen=True)
 class Kafka:
-    """One KRaft node that keeps its data in `folder`; `controller_port` is for itself alone."""
+    """One KRaft node that keeps its data in `folder`. Only the node itself uses `controller_port`."""
 
     folder: Path
     port: int
@@ -99,7 +99,7 @@ class Kafka:
             )
         options = (
             "-Xmx512m",
-            "--sun-misc-unsafe-memory-access=allow",  # else the runtime warns about Kafka's own use at every start
+            "--sun-misc-unsafe-memory-access=allow",  # otherwise Java warns at every start about what Kafka uses
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         )
         return java(_KAFKA, "kafka.Kafka", str(properties), options=options)

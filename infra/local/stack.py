@@ -1,4 +1,4 @@
-"""Real parts on free ports, in a namespace of their own on a broker and a store: for tests and measurements."""
+"""Real parts on free ports, with topics and a bucket of their own: for tests and measurements."""
 
 import os
 import subprocess
@@ -17,7 +17,11 @@ from infra.local.process import ROOT, Part, Process
 
 @dataclass
 class Stack:
-    """Topics, a group and a bucket of its own, and the parts that run there. `folder` keeps their logs."""
+    """The names of topics, a group and a bucket that no other stack uses, and the parts that use them.
+
+    `bootstrap` is the broker's address, `s3_env` the settings of the store, `models` the folder of models, and `folder`
+    keeps the logs of the parts. `settings` are further settings of every part.
+    """
 
     bootstrap: str
     s3_env: Mapping[str, str]
@@ -36,7 +40,7 @@ class Stack:
             "KAFKA_TOPIC_PREFIX": self.prefix,
             "KAFKA_GROUP": f"{self.prefix}.consumer",
             "KAFKA_PARTITIONS": "4",
-            "S3_BUCKET": f"{self.prefix}-pictures",
+            "S3_BUCKET": f"{self.prefix}-images",
             "MODEL_CACHE_DIR": str(self.models),
             "LOG_DIR": str(self.folder / "logs"),
             "OMP_NUM_THREADS": "1",
@@ -55,34 +59,34 @@ class Stack:
         subprocess.run([sys.executable, "-m", "infra.local.provision"], cwd=ROOT, env=self.env(), check=True)
 
     def runner(self, model: str, **more: str) -> Process:
-        """A runner of the model, started, not waited for."""
+        """Start a runner of the model. Does not wait until it is ready."""
         (port,) = free_ports(1)
         return self.start(parts.runner(f"runner-{model}", self._home(port), port, self.env(MODEL_NAME=model, **more)))
 
     def gateway(self, **more: str) -> Process:
-        """A gateway, started, not waited for."""
+        """Start a gateway. Does not wait until it is ready."""
         (port,) = free_ports(1)
         return self.start(parts.gateway(self._home(port), port, self.env(**more)))
 
     def consumer(self, *runners: Process, **more: str) -> Process:
-        """A consumer that feeds these runners, started, not waited for."""
+        """Start a consumer that feeds these runners. Does not wait until it is ready."""
         (port,) = free_ports(1)
         return self.start(parts.consumer(port, [runner.url for runner in runners], self.env(**more)))
 
     def python(self, name: str, *command: str, **more: str) -> Process:
-        """Another Python program that is given its port as last argument, started, not waited for."""
+        """Start another Python program, with its port as the last argument. Does not wait until it is ready."""
         (port,) = free_ports(1)
         return self.start(parts.python(name, port, (*command, str(port)), self.env(**more)))
 
     def start(self, part: Part) -> Process:
-        """Any part, started, not waited for."""
+        """Start any part. Does not wait until it is ready."""
         number = len(self.parts)
         self.parts.append(Process(part, self.folder / f"{part.name}-{number}.log"))
         return self.parts[-1].start()
 
     @contextmanager
     def running(self) -> Iterator["Stack"]:
-        """The stack; whatever still runs at the end is killed."""
+        """The stack. At the end every part that still runs is killed."""
         try:
             yield self
         finally:

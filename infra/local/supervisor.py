@@ -19,7 +19,7 @@ Say = Callable[[str, str], None]
 """Prints one line of a part: (name, line)."""
 
 TICK_SECONDS = 0.1
-_WORKER_SECONDS = 1.0  # a look at all processes takes some milliseconds
+_WORKER_SECONDS = 1.0  # checking all processes takes some milliseconds
 
 
 def startable(parts: Collection[Part], started: Collection[str], ready: Collection[str]) -> list[Part]:
@@ -31,7 +31,7 @@ class Supervisor:
     """Runs rows of parts. Rows stop from the last to the first, the parts of one row together."""
 
     def __init__(self, rows: Sequence[Sequence[Part]], say: Say) -> None:
-        """Start nothing yet. Needs a running event loop."""
+        """Starts nothing yet. Needs a running event loop. `say` prints one line of a part."""
         self._rows = rows
         self._say = say
         self._parts = {part.name: part for row in rows for part in row}
@@ -82,8 +82,8 @@ class Supervisor:
         await self._arbiter.stop()
 
     async def _check(self) -> None:
-        # circus' `manage_watchers` also does this, but it loses a process that ends between its two halves, and it
-        # stops everything while any part has no process.
+        # circus' `manage_watchers` also reaps processes, but it loses a process that ends between its two halves, and
+        # it stops all parts while any part has no process.
         self._arbiter.reap_processes()
         for name, code in self._ended.items():
             if self._parts[name].ready is not None or code != 0:
@@ -119,7 +119,8 @@ class Supervisor:
         outputs: dict[str, int] = {}
 
         def spawned(watcher: Watcher, pid: int, **_: Any) -> bool:
-            # circus closes its pipes once a part that it stops has died, with unread lines in them: keep copies.
+            # When a part that circus stops has died, circus closes the part's pipes, even with unread lines in them.
+            # Copies of the pipes keep these lines.
             process = watcher.processes[pid]
             outputs.update((name, os.dup(getattr(process, name).fileno())) for name in lines)
             return True

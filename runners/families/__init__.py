@@ -54,7 +54,7 @@ FAMILIES: dict[str, FamilySpec] = {
         max_default_images=2,
         own_sampler="flow_euler",
         without=("image_encoder", "feature_extractor"),
-        latent_rgb=(  # from the same source
+        latent_rgb=(  # also from ComfyUI's latent formats
             (-0.0346, 0.0244, 0.0681),
             (0.0034, 0.0210, 0.0687),
             (0.0275, -0.0668, -0.0433),
@@ -78,7 +78,7 @@ FAMILIES: dict[str, FamilySpec] = {
 
 
 def load_family(pipe: Any, facts: ModelFacts) -> Family:
-    """The code of the family around a loaded pipeline."""
+    """The family's class, built around a loaded pipeline."""
     module, _, name = facts.spec.code.partition(":")
     family: Family = getattr(import_module(module), name)(pipe, facts)
     return family

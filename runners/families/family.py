@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything one image is made from: the request, the seed of this image, and the files the request names."""
+    """Everything that determines one image: the request, the image's seed, and the files that the request names."""
 
     request: RunRequest
     seed: int

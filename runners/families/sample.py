@@ -1,4 +1,4 @@
-"""An image between noise and picture, and one forward for many of them. Independent of any architecture."""
+"""An unfinished image, and one forward for many of them. Independent of any architecture."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 Conditions = dict[str, Tensor]
-"""Named inputs of the denoiser beside the latents, each with a leading dimension of 1."""
+"""The inputs of the denoiser other than latents and timestep, by name, each with a leading dimension of 1."""
 Forward = Callable[[Tensor, Tensor, Conditions], Tensor]
 """(latents (n, ...), timesteps (n,), conditions) -> predictions (n, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What steers an image. `negative` is None without classifier-free guidance, whose scale is `scale`."""
+    """The encoded prompts of an image. `scale` is that of classifier-free guidance; without it, `negative` is None."""
 
     positive: Conditions
     negative: Conditions | None = None
@@ -37,7 +37,7 @@ class Sample:
 
     @property
     def steps(self) -> int:
-        """How often the denoiser runs. Some schedulers run it more often than the request asks for."""
+        """How often the denoiser runs. For some schedulers this is more than the steps of the request."""
         return len(self.timesteps)
 
     @property
@@ -79,9 +79,9 @@ def predict(samples: Sequence[Sample], latents: Sequence[Tensor], forward: Forwa
     if not negative:
         return predictions
     halves = zip(samples, predictions[: len(samples)], predictions[len(samples) :], strict=True)
-    return [away + sample.conditioning.scale * (towards - away) for sample, away, towards in halves]
+    return [without + sample.conditioning.scale * (with_ - without) for sample, without, with_ in halves]
 
 
 def all_finite(latents: Sequence[Tensor]) -> list[bool]:
-    """For each of them, whether it is free of NaN and infinity. Waits once for the device, whatever their number."""
+    """For each of the latents, whether it is free of NaN and infinity. Waits for the device once, not once for each."""
     return torch.stack([torch.isfinite(latent).all() for latent in latents]).tolist()

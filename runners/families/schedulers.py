@@ -1,6 +1,6 @@
 """The samplers that a request may name. Each image has a scheduler object of its own.
 
-Only those are listed whose images were tested against the pipeline's own. Importing this module loads no diffusers.
+It lists only samplers whose images were tested against the pipeline's own. Importing this module loads no diffusers.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is known of an architecture without torch, and what follows from it for the model of one folder."""
+"""The facts of an architecture, and the facts of one model that follow from them. Without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class FamilySpec:
     patch: int = 1
     """Latents along one side of a token. Sizes are multiples of it times the VAE's scale."""
     max_default_images: int = 4
-    """The largest image has so many times the pixels of the default size."""
+    """How many times the pixels of the default size the largest image has."""
     latent_rgb: Matrix | None = None
     """Maps latents to colors for previews. None: the family makes none."""
     samplers: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class FamilySpec:
     """Keys of the denoiser's config.json that must not be set, and why."""
 
     def facts(self, configs: Mapping[str, Mapping[str, Any]], defaults: Defaults) -> "ModelFacts":
-        """What follows for a model. `configs` holds the config.json of each part of its pipeline, by the part's name.
+        """The facts of a model. `configs` holds the config.json of each part of its pipeline, by the part's name.
 
         Raises UnusableModel.
         """
@@ -118,7 +118,7 @@ class FamilySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a model is, from its folder alone. Sizes in pixels. Its own scheduler is the first of `schedulers`."""
+    """The facts of a model, from its folder alone. Sizes in pixels. Its own scheduler is the first of `schedulers`."""
 
     spec: FamilySpec
     defaults: Defaults
@@ -135,7 +135,7 @@ class ModelFacts:
     latent_rgb: Matrix | None
 
     def stand_in(self) -> StandIn:
-        """What the family's published models take. Their VAE halves the sides of an image three times."""
+        """The limits and defaults of the family's published models. One latent of them stands for 8x8 pixels."""
         side, multiple = self.spec.full_size or max(self.width, self.height), 8 * self.spec.patch
         return StandIn(
             width=side,

@@ -50,7 +50,7 @@ class LogBench:
         return accept(
             request,
             task_id=uuid.uuid4().hex,
-            cards={model: card(model)},
+            models={model: card(model)},
             lanes=self.settings.lane_names,
             created_at=SystemClock().now(),
         )

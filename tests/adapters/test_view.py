@@ -209,7 +209,7 @@ def test_a_view_continues_from_its_file(tmp_path: Path) -> None:
     again = View(path, LANES)
     assert known(again) == seen
     assert again.offsets() == offsets == {("models", 0): 1, (LANES[0], 0): 1, (LANES[1], 2): 5}
-    assert again.cards().keys() == {"sd-mini"}
+    assert again.models().keys() == {"sd-mini"}
     assert [entry.task_id for entry in again.unfinished(2)] == [IDS[1]]
     again.close()
 
@@ -253,7 +253,7 @@ def test_a_later_card_of_a_model_replaces_the_earlier_one(view: View) -> None:
         ]
     )
     assert isinstance(read, CardRead)
-    assert view.cards()["sd-mini"].steps == 3
+    assert view.models()["sd-mini"].steps == 3
 
 
 def test_a_task_has_every_value_that_the_request_left_open(view: View) -> None:

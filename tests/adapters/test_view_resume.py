@@ -100,7 +100,7 @@ def test_a_file_of_another_version_is_replaced(tmp_path: Path):
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
     view = View(path, LANES)
-    assert view.get(IDS[0]) is None and view.offsets() == {} and not view.cards()
+    assert view.get(IDS[0]) is None and view.offsets() == {} and not view.models()
     view.close()
 
 

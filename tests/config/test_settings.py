@@ -112,10 +112,10 @@ def test_lanes_are_read_in_their_order(value: str, lanes: dict[str, float]) -> N
         ("a", "(a name or a value is missing)"),
         ("=1", "(a name or a value is missing)"),
         ("a=", "(a name or a value is missing)"),
-        (",", "(there is no lane)"),
+        (",", "(no lane is named)"),
         ("a=0", "(the weight of a is 0)"),
         ("a=nan", "(the weight of a is nan)"),
-        ("events=1", "(the service has a topic named events already)"),
+        ("events=1", "(the service already has a topic named events)"),
     ],
 )
 def test_the_sentence_about_wrong_lanes_gives_the_reason(value: str, reason: str) -> None:

@@ -93,7 +93,7 @@ def test_a_stand_in_is_meant_where_the_model_it_stands_for_is_named() -> None:
         ("flux-1-dev", "RUNNERS must be model=n separated by commas, each n a whole number from 1 to 64, not"),
         ("flux-1-dev=0", "whole number from 1 to 64, not 'flux-1-dev=0'"),
         ("flux-1-dev=many", "whole number from 1 to 64, not 'flux-1-dev=many'"),
-        ("sdxl=1", "RUNNERS=sdxl=1 names sdxl, which is no model here; models: flux-1-dev, sd-mini."),
+        ("sdxl=1", "RUNNERS=sdxl=1 names sdxl, which is not a model; models: flux-1-dev, sd-mini."),
         ("sd-mini=1,sd-mini=2", "RUNNERS=sd-mini=1,sd-mini=2 names sd-mini twice."),
         ("sd-mini=5", "RUNNERS=sd-mini=5 asks for 5 GPUs, one for each runner; there are 4: 0, 1, 2, 3."),
     ],
@@ -107,7 +107,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_setting(value: str, senten
 async def test_make_run_ends_with_that_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNNERS", "sdxl=2")
     monkeypatch.setenv("MODEL_CACHE_DIR", str(tmp_path))
-    with pytest.raises(SystemExit, match="make run: RUNNERS=sdxl=2 names sdxl, which is no model here"):
+    with pytest.raises(SystemExit, match="make run: RUNNERS=sdxl=2 names sdxl, which is not a model"):
         await make_run.main()
 
 

@@ -53,7 +53,9 @@ def test_a_part_whose_worker_died_is_noticed(tmp_path: Path):
 
 def test_waiting_for_a_part_that_dies_raises_its_last_lines(tmp_path: Path):
     part = process(tmp_path, "import sys; print('no room on'); sys.exit('the device')", ready=lambda: False).start()
-    with pytest.raises(PartFailed, match=r"p ended with exit code 1\. It said last:\n    no room on\n    the device"):
+    with pytest.raises(
+        PartFailed, match=r"p ended with exit code 1\. Its last output:\n    no room on\n    the device"
+    ):
         part.wait_until_ready(30)
 
 

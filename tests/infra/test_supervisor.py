@@ -97,7 +97,7 @@ async def test_a_part_that_dies_is_named_with_its_exit_code_and_its_last_lines()
     dies = "import sys; print('no room on', end=' '); print('the device'); sys.exit(7)"
     async with supervised(PartOutput(), [[python("store", dies)], [python("other", WAIT)]]) as supervisor:
         with pytest.raises(
-            PartFailed, match=r"store ended with exit code 7\. It said last:\n    no room on the device"
+            PartFailed, match=r"store ended with exit code 7\. Its last output:\n    no room on the device"
         ):
             await start_and_watch(supervisor)
 
@@ -136,7 +136,7 @@ async def test_a_service_whose_worker_died_is_reported_although_its_parent_lives
     part = Part("runner", ("python", "-c", code), ready=lambda: True, grace=3, by_worker=True)
     async with supervised(PartOutput(), [[part]]) as supervisor:
         with pytest.raises(
-            PartFailed, match=r"runner ended with its worker process\. It said last:\n    out of memory"
+            PartFailed, match=r"runner ended with its worker process\. Its last output:\n    out of memory"
         ):
             await start_and_watch(supervisor)
 

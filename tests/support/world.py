@@ -131,7 +131,7 @@ class World:
         """Append a task as the gateway does."""
         task_id = uuid.uuid4().hex
         request = GenerateRequest.model_validate({"model_name": "sd-mini", "prompt": "a red circle"} | body)
-        task = accept(request, task_id=task_id, cards=self.cards, lanes=LANES, created_at=self.clock.now())
+        task = accept(request, task_id=task_id, models=self.cards, lanes=LANES, created_at=self.clock.now())
         await self.client.append_task(task)
         await settle()
         return task

@@ -35,7 +35,7 @@ TASK_ID = "0" * 32
 
 def accepted(card: ServedModel = CARD, **body: object) -> Task:
     request = GenerateRequest.model_validate({"model_name": "flux-mini", "prompt": "a red circle"} | body)
-    return accept(request, task_id=TASK_ID, cards={card.model: card}, lanes=LANES, created_at=1.0)
+    return accept(request, task_id=TASK_ID, models={card.model: card}, lanes=LANES, created_at=1.0)
 
 
 def test_missing_values_are_filled_with_the_defaults_of_the_model():
@@ -77,7 +77,7 @@ def test_an_accepted_task_read_again_from_its_record_is_the_same_task():
     task = accepted(model_name="flux-1-dev", loras=["night"], user_id="u", start_within=9)
     record = TaskRecord.model_validate_json(task.model_dump_json())
     again = accept(
-        record, task_id=record.task_id, cards={CARD.model: CARD}, lanes=LANES, created_at=record.created_at or 0
+        record, task_id=record.task_id, models={CARD.model: CARD}, lanes=LANES, created_at=record.created_at or 0
     )
     assert again == task
 

@@ -45,7 +45,7 @@ def accepted(name: str = "flux-1-dev", record: bool = False, **params: object) -
     form = TaskRecord if record else GenerateRequest
     body = {"model_name": name, "prompt": "a beautiful landscape", "image_params": params}
     request = form.model_validate(body | ({"task_id": "0" * 32} if record else {}))
-    return accept(request, task_id="0" * 32, cards={"flux-mini": MINI}, lanes=LANES, created_at=1.0)
+    return accept(request, task_id="0" * 32, models={"flux-mini": MINI}, lanes=LANES, created_at=1.0)
 
 
 def test_the_seed_request_is_drawn_small_and_delivered_at_the_size_asked_for():
@@ -65,7 +65,7 @@ def test_cost_and_budget_go_by_the_size_drawn():
     task = accepted(width=1024, height=1024, steps=10, num_images=4)
     assert task.cost == pytest.approx(4 * 10 * 64 * 64 / 1e6)
     assert task.image_params.pixels == 4 * 64 * 64
-    with pytest.raises(TaskError, match="at most 4 pictures of 1024x1024") as refusal:
+    with pytest.raises(TaskError, match="at most 4 images of 1024x1024") as refusal:
         accepted(width=1024, height=1024, num_images=5)
     assert refusal.value.code() == "too_many_images"
 
@@ -92,7 +92,7 @@ def test_a_size_that_it_knows_itself_is_not_resized():
 def test_a_record_on_a_lane_is_read_with_the_same_limits():
     task = accepted(width=1024, height=512)
     record = TaskRecord.model_validate_json(task.model_dump_json())
-    again = accept(record, task_id=task.task_id, cards={"flux-mini": MINI}, lanes=LANES, created_at=1.0)
+    again = accept(record, task_id=task.task_id, models={"flux-mini": MINI}, lanes=LANES, created_at=1.0)
     assert again.image_params == task.image_params
     assert (again.alias, again.cost) == (task.alias, task.cost)
 

@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.events import CancelRequested, Event, Outcome, Progress, Released, Started
-from tasks.state import ENDED, TaskState, apply
+from tasks.events import CancelRequested, EndStatus, Event, Outcome, Progress, Released, Started
+from tasks.state import TaskState, apply
 from tasks.task import ImageParams, Task
 
+ENDED = get_args(EndStatus)
 ID = "0" * 32
 PARAMS = ImageParams(
     width=64, height=64, steps=10, guidance_scale=5.0, seed=1, num_images=1, format="png", scheduler="euler"

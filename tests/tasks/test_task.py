@@ -53,7 +53,7 @@ def test_every_field_of_a_record_reaches_the_task_accepted_or_not(refused: bool)
         task = unaccepted(record, LANES[0], 1.0)
     else:
         task = accept(
-            record, task_id=record.task_id, cards={"sd-mini": card(inputs=("image",))}, lanes=LANES, created_at=1.0
+            record, task_id=record.task_id, models={"sd-mini": card(inputs=("image",))}, lanes=LANES, created_at=1.0
         )
     carried = task.model_dump(mode="json", include=set(FULL | RECORDED))
     assert carried == FULL | RECORDED
@@ -61,7 +61,7 @@ def test_every_field_of_a_record_reaches_the_task_accepted_or_not(refused: bool)
 
 def test_the_runner_is_sent_what_the_images_show():
     task = accept(
-        GenerateRequest.model_validate(FULL), task_id="0" * 32, cards={"sd-mini": card()}, lanes=LANES, created_at=1.0
+        GenerateRequest.model_validate(FULL), task_id="0" * 32, models={"sd-mini": card()}, lanes=LANES, created_at=1.0
     )
     request = RunRequest.model_validate(
         shared_fields(task, DrawingFields) | task.image_params.model_dump() | {"task_id": task.task_id}

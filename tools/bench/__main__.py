@@ -11,7 +11,7 @@ MORE = ("recovery",)
 
 def main() -> None:
     """Run the measurements that the command line names."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on few cores more threads only get in the way
+    os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported; on few cores more threads slow each other down
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # runs every `finally`, which ends the parts
     names = sys.argv[1:] or NAMES
     unknown = set(names) - {*NAMES, *MORE}

@@ -35,7 +35,7 @@ def measure() -> None:
         trace = httpx.get(f"{runner.url}/trace").json()
     ticks = trace["ticks"][warm_up:]
     decodes, encodes = trace["decode"][-TASKS:], trace["encode"][-TASKS:]
-    # The first ones ran while others were still being submitted, so there was no backlog yet.
+    # The first tasks ran while others were still being submitted, so there was no backlog yet.
     later = range(TASKS // 4, TASKS - 1)
     gaps = [ticks[(n + 1) * STEPS][0] - ticks[(n + 1) * STEPS - 1][1] for n in later]
     decoding = [decodes[n][1] - decodes[n][0] for n in later]
@@ -43,11 +43,11 @@ def measure() -> None:
         encodes[n + 1][1] - encodes[n + 1][0] if encodes[n + 1][0] > ticks[(n + 1) * STEPS - 1][1] else 0.0
         for n in later
     ]
-    idle = [gap - one - other for gap, one, other in zip(gaps, decoding, encoding, strict=True)]
+    idle = [gap - decode - encode for gap, decode, encode in zip(gaps, decoding, encoding, strict=True)]
     title("end of one task to the first step of the next, backlog, real sd-mini runner (goal <= 5 ms median)")
     row("", "p50", "p99", "gaps")
     quantiles("model idle in between", idle)
     quantiles("last step to the next task's first step, all included", gaps)
-    quantiles("  of which the picture's decode", decoding)
+    quantiles("  of which the image's decode", decoding)
     quantiles("  of which the next prompt's encoding", encoding)
     row("one step, median", f"{statistics.median(end - begin for begin, end in ticks) * 1e3:.2f} ms")

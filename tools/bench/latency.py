@@ -1,4 +1,4 @@
-"""Submit to the runner's first event on an idle system, beside calling the runner directly."""
+"""The time from submit to the runner's first event on an idle system, compared with calling the runner directly."""
 
 import http.client
 import json
@@ -26,9 +26,9 @@ def measure() -> None:
         consumer, gateway = built.consumer(runner), built.gateway()
         consumer.wait_until_ready()
         gateway.wait_until_ready()
-        _submits(gateway, 20)
-        submits, answers = _submits(gateway, TASKS)
-        direct = _directs(runner, TASKS)
+        _submit(gateway, 20)
+        submits, answers = _submit(gateway, TASKS)
+        direct = _call_runner(runner, TASKS)
         arrived = httpx.get(f"{runner.url}/times").json()
     missing = [task_id for task_id in submits if task_id not in arrived]
     assert not missing, f"{len(missing)} tasks never reached the runner"
@@ -42,7 +42,8 @@ def measure() -> None:
     row("what the queue adds at the median", f"{(percentile(queue, 0.5) - percentile(straight, 0.5)) * 1e3:.2f} ms")
 
 
-def _submits(gateway: Process, count: int) -> tuple[dict[str, float], list[float]]:
+def _submit(gateway: Process, count: int) -> tuple[dict[str, float], list[float]]:
+    """When each task was submitted, by its id, and the seconds until each 202."""
     connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=10)
     body = json.dumps({"model_name": MODEL, "prompt": "a red circle on a blue background"})
     began: dict[str, float] = {}
@@ -60,7 +61,8 @@ def _submits(gateway: Process, count: int) -> tuple[dict[str, float], list[float
     return began, answers
 
 
-def _directs(runner: Process, count: int) -> dict[str, float]:
+def _call_runner(runner: Process, count: int) -> dict[str, float]:
+    """When each request was sent to the runner, by the task's id."""
     connection = http.client.HTTPConnection(urlsplit(runner.url).netloc, timeout=10)
     began: dict[str, float] = {}
     for _ in range(count):

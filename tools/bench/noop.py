@@ -1,4 +1,4 @@
-"""What a bare FastAPI costs: `python -m tools.bench.noop PORT` takes JSON and answers 202 with as large a document."""
+"""What a bare FastAPI costs: `python -m tools.bench.noop PORT` takes JSON and answers 202 with a similar document."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ app = FastAPI()
 
 @app.post("/generate_image", status_code=202)
 async def generate_image(body: dict[str, Any]) -> dict[str, Any]:
-    """Do nothing."""
+    """Answer with a constant document."""
     return {
         "task_id": "0" * 32,
         "status": "queued",

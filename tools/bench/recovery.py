@@ -1,7 +1,7 @@
-"""How long each part takes to end on SIGTERM under load, and how long after its kill -9 the work goes on.
+"""How long each part takes to end on SIGTERM under load, and how long work stops after a part's kill -9.
 
-A killed part is started again at once, as a platform would do. Work goes on when a task submitted after the kill is
-completed.
+A killed part is started again at once, as a platform would do. The work goes on when a task that was submitted after
+the kill is completed.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def _killed(url: str, name: str, victim: Process) -> None:
 
 
 def _next_task(url: str) -> None:
-    """Submit, as often as it takes, and wait for the picture."""
+    """Submit tasks until one of them is completed."""
     body = {"model_name": "sd-mini", "prompt": "a red circle", "image_params": {"steps": 1}, "user_id": "watch"}
 
     def done() -> bool:

@@ -1,4 +1,4 @@
-"""The real broker, store and parts of a measurement, and how figures are printed."""
+"""The real broker, store and parts of a measurement, and the printing of its figures."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tools.miniatures.build import build_minis
 
 @dataclass
 class Stage:
-    """A stack, and the broker and the store under it."""
+    """A stack, and the broker and the store that it uses."""
 
     stack: Stack
     broker: Process

@@ -1,20 +1,20 @@
-"""A runner that makes no image: `python -m tools.bench.stub_runner PORT` records when each request arrived.
+"""A runner without a model: `python -m tools.bench.stub_runner PORT` records when each request arrived.
 
-It speaks the real wire protocol, so the rest of a task's time is the queue's.
+It speaks the real wire protocol and answers at once, so the rest of a task's time is spent in the queue.
 """
 
 import io
 import sys
 import time
 
+import PIL.Image
 from aiohttp import web
-from PIL import Image as Picture
 
 from tasks.capabilities import ServedModel
 from tasks.runner_api import Accepted, End, Image, RunRequest, Started, Step, encode
 
 MODEL = "stub"
-CARD = ServedModel(
+SERVED_MODEL = ServedModel(
     model=MODEL,
     family="stable_diffusion",
     width=64,
@@ -35,16 +35,16 @@ CARD = ServedModel(
 )
 
 
-def _picture() -> bytes:
+def _png() -> bytes:
     out = io.BytesIO()
-    Picture.new("RGB", (64, 64)).save(out, "PNG")
+    PIL.Image.new("RGB", (64, 64)).save(out, "PNG")
     return out.getvalue()
 
 
 def main() -> None:
     """Serve until killed."""
     arrived: dict[str, float] = {}
-    picture = _picture()
+    png = _png()
 
     async def run(request: web.Request) -> web.StreamResponse:
         at = time.time()
@@ -56,15 +56,13 @@ def main() -> None:
         await answer.write(encode(Started()))
         await answer.write(encode(Step(step=1, steps=1)))
         await answer.write(
-            encode(
-                Image(index=0, content_type="image/png", width=64, height=64, seed=run_request.seed, payload=picture)
-            )
+            encode(Image(index=0, content_type="image/png", width=64, height=64, seed=run_request.seed, payload=png))
         )
         await answer.write(encode(End(seconds_loading=0.0, seconds_generating=0.0, images=1)))
         return answer
 
     async def card(_: web.Request) -> web.Response:
-        return web.Response(text=CARD.model_dump_json(), content_type="application/json")
+        return web.Response(text=SERVED_MODEL.model_dump_json(), content_type="application/json")
 
     async def ready(_: web.Request) -> web.Response:
         return web.json_response({})

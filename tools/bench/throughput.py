@@ -1,4 +1,4 @@
-"""Submits a second at 32 connections through the real gateway and a real broker, beside a FastAPI that does nothing."""
+"""Submits a second at 32 connections to the real gateway on a real broker, compared with a no-op FastAPI."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ import aiohttp
 from adapters.kafka_log import KafkaLog
 from infra.local.stack import Stack
 from tools.bench.stage import percentile, row, stack, title
-from tools.bench.stub_runner import CARD, MODEL
+from tools.bench.stub_runner import MODEL, SERVED_MODEL
 
 CONNECTIONS = 32
 SECONDS = 8.0
@@ -18,32 +18,36 @@ BODY = {"model_name": MODEL, "prompt": "a red circle on a blue background"}
 def measure() -> None:
     """Print the table."""
     with stack() as built:
-        asyncio.run(publish_card(built))
+        asyncio.run(publish_model(built))
         gateway = built.gateway().wait_until_ready()
         noop = built.python("noop", "-m", "tools.bench.noop").wait_until_ready()
         rounds = [(asyncio.run(_load(gateway.url)), asyncio.run(_load(noop.url))) for _ in range(2)]
         title(f"submits at {CONNECTIONS} connections, {SECONDS:g} s each, twice in turns")
         row("", "a second", "p50", "p99")
-        for ours, theirs in rounds:
-            for what, seconds in (("the gateway, on real Kafka", ours), ("a no-op FastAPI under uvicorn", theirs)):
+        for through_gateway, through_noop in rounds:
+            for what, seconds in (
+                ("the gateway, on real Kafka", through_gateway),
+                ("a no-op FastAPI under uvicorn", through_noop),
+            ):
                 p50, p99 = (f"{percentile(seconds, share) * 1e3:.1f} ms" for share in (0.5, 0.99))
                 row(what, f"{len(seconds) / SECONDS:.0f}", p50, p99)
-            row("ratio of throughputs", f"{len(ours) / len(theirs):.2f}")
+            row("ratio of throughputs", f"{len(through_gateway) / len(through_noop):.2f}")
 
 
-async def publish_card(stack: Stack) -> None:
+async def publish_model(stack: Stack) -> None:
     """Publish the stub's model without a runner, so that its tasks stay queued."""
-    log = KafkaLog(stack.read_settings())
-    await log.append_card(CARD.model_copy(update={"runners": 0}))
-    await log.close()
+    task_log = KafkaLog(stack.read_settings())
+    await task_log.append_card(SERVED_MODEL.model_copy(update={"runners": 0}))
+    await task_log.close()
 
 
 async def _load(url: str) -> list[float]:
+    """The seconds of each submit, with CONNECTIONS connections for SECONDS seconds."""
     seconds: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
         end = time.monotonic() + SECONDS
 
-        async def one() -> None:
+        async def submit() -> None:
             while time.monotonic() < end:
                 began = time.monotonic()
                 async with session.post(f"{url}/generate_image", json=BODY) as answer:
@@ -51,5 +55,5 @@ async def _load(url: str) -> list[float]:
                     await answer.read()
                 seconds.append(time.monotonic() - began)
 
-        await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+        await asyncio.gather(*(submit() for _ in range(CONNECTIONS)))
     return seconds

@@ -1,1 +1,1 @@
-"""The two small models of `model_cache/`: how they are trained and measured, and how they are made anew untrained."""
+"""The two small models of `model_cache/`: their training and measurement, and untrained copies for tests."""

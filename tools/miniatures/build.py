@@ -1,5 +1,5 @@
-"""sd-mini and flux-mini with random weights, in seconds: the real architectures, for machines and tests that run
-every line but look at no picture. `python -m tools.miniatures.build [--into FOLDER]` makes those that are missing."""
+"""Builds sd-mini and flux-mini with random weights, in seconds: the real architectures, for tests that do not look at
+the images. `python -m tools.miniatures.build [--into FOLDER]` builds those that are missing."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ LORAS = ("night", "outline")
 
 
 def build_minis(into: Path) -> list[str]:
-    """Make the miniatures that `into` lacks; their names."""
+    """Build the miniatures that the folder `into` lacks, and return their names."""
     logging.set_verbosity_error()
     into.mkdir(parents=True, exist_ok=True)
     made = [name for name in SHAPES if not (into / name / "model_index.json").exists()]
@@ -30,11 +30,11 @@ def build_minis(into: Path) -> list[str]:
         vae = VaeTrainee(*SHAPES[name]).vae.eval()
         if name == "flux-mini":
             vae.register_to_config(shift_factor=0.1)
-        # Beside its place and then moved there: what a cut-off build leaves must not look like a model.
-        with tempfile.TemporaryDirectory(prefix=".mini-", dir=into) as beside:
-            _write(sd if name == "sd-mini" else flux, vae, Path(beside) / name)
+        # Built in a temporary folder and then moved, so that a build that is cut off leaves no half model.
+        with tempfile.TemporaryDirectory(prefix=".mini-", dir=into) as temporary:
+            _write(sd if name == "sd-mini" else flux, vae, Path(temporary) / name)
             shutil.rmtree(into / name, ignore_errors=True)
-            (Path(beside) / name).rename(into / name)
+            (Path(temporary) / name).rename(into / name)
     return made
 
 
@@ -55,7 +55,7 @@ def _write(family: ModuleType, vae: AutoencoderKL, folder: Path) -> None:
 
 
 def main() -> None:
-    """Make what is missing."""
+    """Build the missing miniatures, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, default=Path("model_cache"))
     made = build_minis(parser.parse_args().into)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from adapters.clock import ManualClock
-from adapters.memory_log import CARDS, MemoryBroker, MemoryLog
+from adapters.memory_log import MODELS, MemoryBroker, MemoryLog
 from adapters.memory_runner import MemoryRunner
 from functions.consume.runner_pool import RunnerPool
 from tasks.capabilities import ModelStatus, RunnerDescription, ServedModel
@@ -44,7 +44,7 @@ class PoolOfTwins:
         return list(self.runners)
 
     def published(self, model: str) -> list[ServedModel]:
-        records = [record for records in self.broker.topics[CARDS].values() for record in records]
+        records = [record for records in self.broker.topics[MODELS].values() for record in records]
         models = [ServedModel.model_validate_json(record.value) for record in records]
         return [one for one in models if one.model == model]
 

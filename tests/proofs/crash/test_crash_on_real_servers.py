@@ -71,7 +71,7 @@ class RealScenario:
         task = accept(
             request,
             task_id=uuid.uuid4().hex,
-            cards={card.model: card for card in CARDS},
+            models={card.model: card for card in CARDS},
             lanes=self.settings.lane_names,
             created_at=self.clock.now(),
         )

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from adapters.clock import settle
-from adapters.memory_log import CARDS, DEAD_LETTERS, EVENTS, MemoryLog
+from adapters.memory_log import DEAD_LETTERS, EVENTS, MODELS, MemoryLog
 from functions.api.app import GatewayApp, build_gateway
 from tasks.errors import ERRORS
 from tests.proofs.hostile import fuzz_openapi, hostile
@@ -133,7 +133,7 @@ async def put_event_and_card(service: Service, event: bytes, card: bytes) -> Non
     event = event.replace(hostile.GOOD_ID.encode(), service.fresh_id().encode())
     broker = service.world.broker
     broker.append(EVENTS, broker.partition_of("sd-mini"), "x", event, {})
-    broker.append(CARDS, 0, "other", card, {})
+    broker.append(MODELS, 0, "other", card, {})
     await settle()
     await service.drained()
     assert (await service.client.get("/models")).status_code == 200

@@ -4,9 +4,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from tasks.events import Outcome, Released, Started
-from tasks.state import ENDED
 from tests.proofs.soak.evidence import Evidence, TopicRecords
-from tests.proofs.soak.ledger import Ledger
+from tests.proofs.soak.ledger import ENDED, Ledger
 from tests.proofs.soak.pictures import PictureComparison, picture_error
 
 OWNER_GONE = "its owner was gone"

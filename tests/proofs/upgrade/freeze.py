@@ -102,7 +102,7 @@ async def _submit_full(world: World) -> Task:
     """Submit a task that has every field, as a gateway writes it."""
     request = GenerateRequest.model_validate(FULL)
     now = world.clock.now()
-    task = accept(request, task_id="f" * 32, cards={"sd-mini": card()}, lanes=LANES, created_at=now)
+    task = accept(request, task_id="f" * 32, models={"sd-mini": card()}, lanes=LANES, created_at=now)
     more = {
         "alias": "stable-diffusion-v1-5",
         "fingerprint": fingerprint(request),

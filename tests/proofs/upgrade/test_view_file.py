@@ -40,7 +40,7 @@ def test_a_view_file_of_the_same_form_is_used_and_another_is_replaced(version: s
     view = View(path, LANES)
     if kept["user_version"] == VERSION:
         assert sorted(statuses(path)) == sorted(statuses_of(kept))
-        assert view.offsets() and "sd-mini" in view.cards()
+        assert view.offsets() and "sd-mini" in view.models()
         assert all(entry.task is not None and entry.task.prompt for entry in view.unfinished())
         assert all(view.get(task_id) for task_id in ids(path))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.clock import settle
-from adapters.memory_log import CARDS, EVENTS
+from adapters.memory_log import EVENTS, MODELS
 from tasks.events import Outcome
 from tasks.runner_api import Decoder
 from tasks.task import Task
@@ -146,9 +146,9 @@ async def test_an_unknown_acceleration_of_a_newer_runner_is_kept_in_the_outcome(
     async with world() as w:
         run = w.runner.run
 
-        async def newer(request: Any) -> Any:
+        async def newer(request: Any, inputs: Any = ()) -> Any:
             decoder = Decoder()
-            async for frame in run(request):
+            async for frame in run(request, inputs):
                 fields = {"kind": frame.kind, **frame.model_dump()} | {FROM_THE_FUTURE: 1}
                 if frame.kind == "end":
                     fields["acceleration"] = {"cache": {"kind": "new"}}
@@ -169,8 +169,8 @@ async def test_an_unknown_acceleration_of_a_newer_runner_is_kept_in_the_outcome(
 async def test_a_card_of_another_version_is_good_enough_to_ask_by(version: str):
     async with world() as w:
         value = with_more(sample(version, "card")) | {"model": "older", "family": "a_family_from_the_future"}
-        w.broker.append(CARDS, 0, "older", json.dumps(value).encode(), {})
-        w.broker.append(CARDS, 0, "broken", b'{"model": "broken", "schema": 9}', {})
+        w.broker.append(MODELS, 0, "older", json.dumps(value).encode(), {})
+        w.broker.append(MODELS, 0, "broken", b'{"model": "broken", "schema": 9}', {})
         w.add_runner("memory://2", capabilities=read("card", value))
         await w.start()
         task = await w.submit(model_name="older")

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from tools.miniatures.train.judge import WORDS, examples, look, look_all
-from tools.miniatures.train.pictures import draw_lots, render
+from tools.miniatures.train.pictures import random_scenes, render
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_blur_and_noise_do_not_mislead_it() -> None:
 
 
 def test_the_judge_accepts_ordinary_pictures_of_any_size() -> None:
-    picture = render(draw_lots(1, 9))[0]
+    picture = render(random_scenes(1, 9))[0]
     pixels = ((picture + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels)
     assert look(image) == look_all(picture[None])[0]

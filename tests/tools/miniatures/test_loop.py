@@ -18,10 +18,10 @@ class Line(Trainee):
         torch.manual_seed(0)
         self.line, self.falls_at = nn.Linear(1, 1), falls_at
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
         if step == self.falls_at:
             raise KeyboardInterrupt
-        x = torch.randn(16, 1, generator=dice)
+        x = torch.randn(16, 1, generator=generator)
         return ((self.line(x) - 3 * x) ** 2).mean()
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionPipeline
 
 from tools.miniatures.train import flux, sd
-from tools.miniatures.train.measure import accuracy, asked, seeds, style
+from tools.miniatures.train.measure import accuracy, held_out_prompts, seeds, style
 from tools.miniatures.train.report import folder_bytes
 
 FOLDERS = Path(__file__).parents[3] / "model_cache"
@@ -44,14 +44,14 @@ def test_a_miniature_is_an_ordinary_pipeline_with_its_own_defaults(folder: Path,
 
 
 def test_a_miniature_draws_what_its_prompt_names(paint: Any) -> None:
-    prompts, scenes = asked(30)
+    prompts, scenes = held_out_prompts(30)
     scores = accuracy(paint(prompts, seeds(30), steps=8), scenes)
     # The targets (98, 95 and 90 % of 300, docs/models.md), less what 30 pictures may miss by chance.
     assert scores["background"] >= 96 and scores["colour"] >= 90 and scores["shape"] >= 86
 
 
 def test_the_loras_of_a_miniature_change_its_images(folder: Path, pipe: Any, paint: Any) -> None:
-    prompts, _ = asked(10)
+    prompts, _ = held_out_prompts(10)
     plain = style(paint(prompts, seeds(10), steps=8))
     try:
         for name in ("outline", "night"):

@@ -19,10 +19,10 @@ class Map(Trainee):
         torch.manual_seed(0)
         self.truth, self.map, self.falls_at = torch.randn(24, 32), nn.Linear(32, 24), falls_at
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
         if step == self.falls_at:
             raise KeyboardInterrupt
-        x = torch.randn(64, 32, generator=dice)
+        x = torch.randn(64, 32, generator=generator)
         return (self.map(x) - x @ self.truth.T).square().mean()
 
 

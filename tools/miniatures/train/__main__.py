@@ -1,6 +1,6 @@
-"""`python -m tools.miniatures.train sd-mini` trains that miniature from nothing and puts it into model_cache/sd-mini.
+"""`python -m tools.miniatures.train sd-mini` trains that miniature from random weights into model_cache/sd-mini.
 
-Stop it whenever you like: the same command goes on where it stopped. Everything it keeps lies in the work folder.
+It can be stopped at any time: the same command continues from the last checkpoint, which lies in the work folder.
 """
 
 import argparse
@@ -24,7 +24,7 @@ HOME = Path(__file__).resolve().parents[3] / "model_cache"
 
 
 def main() -> None:
-    """Codec, reading, painting, (flux: guidance,) LoRAs, then the folder and the measured table."""
+    """Train one miniature (or the judge), as the command line says, and print its measured table."""
     parser = argparse.ArgumentParser(prog="python -m tools.miniatures.train", description=__doc__)
     parser.add_argument("model", choices=("sd-mini", "flux-mini", "judge"))
     parser.add_argument(
@@ -34,17 +34,18 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="one thread per process and one process per model is quickest"
     )
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     logging.set_verbosity_error()
-    if asked.model == "judge":
-        trained_judge(asked.work / "judge")
+    if arguments.model == "judge":
+        trained_judge(arguments.work / "judge")
         return
-    build(asked.model, asked.work / asked.model, asked.out / asked.model)
+    build(arguments.model, arguments.work / arguments.model, arguments.out / arguments.model)
 
 
 def build(model: str, work: Path, out: Path) -> None:
-    """All stages of one miniature; finished ones are only loaded."""
+    """All stages of one miniature: the VAE, the text encoders, the denoiser (for flux then its guidance), the LoRAs,
+    the folder and its measured table. A stage that an earlier run finished is only loaded."""
     vae = trained_vae(model, work)
     data = latents(vae, work, "latents")
     family = sd if model == "sd-mini" else flux
@@ -57,28 +58,28 @@ def build(model: str, work: Path, out: Path) -> None:
         train(
             flux.GuidedTrainee(pipe, data), work, name="guided", steps=flux.GUIDED_STEPS, rate=flux.GUIDED_RATE, seed=3
         )
-    fresh = work / "export"
-    shutil.rmtree(fresh, ignore_errors=True)
+    export = work / "export"
+    shutil.rmtree(export, ignore_errors=True)
 
-    def learn(**styles: bool) -> Trainee:
-        drawn = latents(vae, work, "-".join(("latents", *styles)), singles=1200, pairs=300, **styles)
-        return family.styled(pipe, drawn)
+    def styled_trainee(**styles: bool) -> Trainee:
+        styled_data = latents(vae, work, "-".join(("latents", *styles)), singles=1200, pairs=300, **styles)
+        return family.styled(pipe, styled_data)
 
-    lora.train_loras(pipe, family.PART, family.LORA_LAYERS, learn, work, fresh / "loras")
+    lora.train_loras(pipe, family.PART, family.LORA_LAYERS, styled_trainee, work, export / "loras")
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.half()
-    pipe.save_pretrained(fresh, safe_serialization=True)
-    (fresh / "defaults.json").write_text(
+    pipe.save_pretrained(export, safe_serialization=True)
+    (export / "defaults.json").write_text(
         json.dumps(family.DEFAULTS | {"latent_rgb": latent_rgb(vae.float())}, indent=2) + "\n"
     )
-    finished = DiffusionPipeline.from_pretrained(fresh, local_files_only=True, dtype=torch.float32).to(DEVICE)
-    table = report(finished, family.painter, fresh, work)
-    print(json.dumps(table, indent=2), f"\n{folder_bytes(fresh) / 1e6:.1f} MB")
+    finished = DiffusionPipeline.from_pretrained(export, local_files_only=True, dtype=torch.float32).to(DEVICE)
+    table = report(finished, family.painter, export, work)
+    print(json.dumps(table, indent=2), f"\n{folder_bytes(export) / 1e6:.1f} MB")
     shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(fresh, out)
+    shutil.copytree(export, out)
     for file in out.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes them for their owner alone; a container runs as somebody else
+        file.chmod(0o644)  # safetensors lets only their owner read them, but a container runs as another user
 
 
 if __name__ == "__main__":

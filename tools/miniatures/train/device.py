@@ -1,6 +1,6 @@
-"""Where it is trained: on a GPU where there is one.
+"""The device of the training: a GPU if there is one, else the CPU.
 
-All dice are thrown on the CPU, so that a seed means the same on both.
+All random numbers come from generators on the CPU, so that a seed means the same on both devices.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""flux-mini: a FluxPipeline made as FLUX.1-dev was: flow matching first, then guidance distilled into an input."""
+"""flux-mini: a FluxPipeline trained like FLUX.1-dev: by flow matching, then by distilling guidance into an input."""
 
 import copy
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from tools.miniatures.train.words import T5_LENGTH, clip_tokenizer, t5_tokenizer
 
 STEPS, RATE = 4000, 2e-3
 LATE = 0.5
+"""Shifts the random times of the training towards noise, where the layout of the picture is decided."""
 GUIDED_STEPS = 300
 GUIDED_RATE = 3e-4
 GUIDANCE = (1.0, 5.0)
@@ -38,7 +39,7 @@ LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "proj_mlp", "proj_out", "ff.n
 
 
 def new_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """Two layers of 128."""
+    """A text encoder with two layers of width 128 and random weights."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),
@@ -56,7 +57,7 @@ def new_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 
 def learn_to_read(pipe: FluxPipeline, work: Path) -> None:
-    """Replace both text encoders by new ones that can read, and freeze them."""
+    """Replace both text encoders by new ones that are trained on captions alone, and freeze them."""
     sd.learn_to_read(pipe, work)
     torch.manual_seed(7)
     pipe.register_modules(text_encoder_2=new_t5(pipe.tokenizer_2))
@@ -65,7 +66,7 @@ def learn_to_read(pipe: FluxPipeline, work: Path) -> None:
 
 
 def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
-    """All parts, the transformer and both text encoders still random."""
+    """The whole pipeline; its transformer and both text encoders have random weights."""
     torch.manual_seed(3)
     clip, t5 = clip_tokenizer(), t5_tokenizer()
     transformer = FluxTransformer2DModel(
@@ -100,12 +101,12 @@ def new_pipeline(vae: AutoencoderKL) -> FluxPipeline:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """(n, 16, 8, 8) as the transformer's 16 tokens of 64 numbers."""
+    """Latents of (n, 16, 8, 8) as the transformer takes them: 16 tokens of 64 numbers."""
     return FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
 
 
 class FluxTrainee(Trainee):
-    """Predicts noise minus picture at a random time. The guidance it is told means nothing before `GuidedTrainee`."""
+    """Learns to predict noise minus picture at a random time. `GuidedTrainee` gives the guidance input its meaning."""
 
     def __init__(
         self, pipe: FluxPipeline, data: Latents, steps: int = 1, guidance: tuple[float, float] = GUIDANCE
@@ -119,19 +120,19 @@ class FluxTrainee(Trainee):
         self.pipe, self.data, self.steps, self.guidance = pipe, data, steps, guidance
         self.image_ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32)
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step, dice, step / self.steps)
-        noisy, time, target = _between(pack(clean), dice)
-        guidance = self.told(len(clean), dice)
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        clean, captions = self.data.batch(step, generator, step / self.steps)
+        noisy, time, target = _between(pack(clean), generator)
+        guidance = self.sample_guidance(len(clean), generator)
         error = self.guess(self.transformer, noisy, time, guidance, *self.read(captions)).float() - target
         return (error.square() * pack(edges(clean).expand_as(clean)).to(DEVICE)).mean()
 
-    def told(self, n: int, dice: torch.Generator) -> Tensor:
-        """The guidance each of n is told."""
-        return torch.empty(n).uniform_(*self.guidance, generator=dice).to(DEVICE)
+    def sample_guidance(self, n: int, generator: torch.Generator) -> Tensor:
+        """A random guidance input for each of n pictures."""
+        return torch.empty(n).uniform_(*self.guidance, generator=generator).to(DEVICE)
 
     def read(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """What both text encoders make of them, exactly as the pipeline asks them."""
+        """The captions through both text encoders (pooled, sequence), exactly as the pipeline encodes them."""
         ids = self.pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         ids_2 = self.pipe.tokenizer_2(
             captions, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
@@ -165,19 +166,20 @@ class FluxTrainee(Trainee):
 
 
 class GuidedTrainee(FluxTrainee):
-    """Learns to give at once, for the guidance it is told, what its finished self gives in two guided passes."""
+    """Guidance distillation: learns to predict in one pass what the trained model predicts in two passes with
+    classifier-free guidance. The guidance input is the scale."""
 
     def __init__(self, pipe: FluxPipeline, data: Latents) -> None:
         super().__init__(pipe, data)
         self.teacher = copy.deepcopy(pipe.transformer).requires_grad_(False)
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step + 5_000_000, dice, 1.0)
-        noisy, time, _ = _between(pack(clean), dice)
-        guidance = self.told(len(clean), dice)
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        clean, captions = self.data.batch(step + 5_000_000, generator, 1.0)
+        noisy, time, _ = _between(pack(clean), generator)
+        guidance = self.sample_guidance(len(clean), generator)
         with torch.no_grad():
-            words, silence = self.read(captions), self.read([""])
-            twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, silence, strict=True)]
+            words, empty = self.read(captions), self.read([""])
+            twice = [torch.cat([a, b.expand_as(a)]) for a, b in zip(words, empty, strict=True)]
             with_words, without = (
                 self.guess(self.teacher, noisy.repeat(2, 1, 1), time.repeat(2), guidance.repeat(2), *twice)
                 .float()
@@ -188,20 +190,23 @@ class GuidedTrainee(FluxTrainee):
 
 
 def styled(pipe: FluxPipeline, data: Latents) -> FluxTrainee:
-    """What a LoRA learns by. It is told guidance 1, which adds nothing; told more, it would unlearn that."""
+    """The trainee of a LoRA. Its guidance input is always 1, which adds no guidance. With other values, training on
+    plain pictures would undo the distillation."""
     return FluxTrainee(pipe, data, guidance=(1.0, 1.0))
 
 
-def _between(clean: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A point between picture and noise at a random (logit-normal) time, and the way from one to the other."""
-    noise = torch.randn(clean.shape, generator=dice)
-    time = torch.sigmoid(torch.randn(len(clean), generator=dice) + LATE)
+def _between(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A point between picture and noise at a random (logit-normal) time, that time, and the velocity there: noise minus
+    picture."""
+    noise = torch.randn(clean.shape, generator=generator)
+    time = torch.sigmoid(torch.randn(len(clean), generator=generator) + LATE)
     clean, noise, time = clean.to(DEVICE), noise.to(DEVICE), time.to(DEVICE)
     return torch.lerp(clean, noise, time.view(-1, 1, 1)), time, noise - clean
 
 
 def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], true_cfg: float = 1.0) -> Painter:
-    """A painter of this pipeline at its defaults; true_cfg > 1 guides by a second pass, as negatives do."""
+    """A painter of this pipeline at its defaults. With `true_cfg` above 1, or with negative prompts, a second pass adds
+    classifier-free guidance."""
 
     def paint(
         prompts: Sequence[str],
@@ -214,11 +219,11 @@ def painter(pipe: FluxPipeline, guidance: float = DEFAULTS["guidance_scale"], tr
         scale = DEFAULTS["true_cfg_scale"] if negatives else true_cfg
         parts = []
         for i in range(0, len(prompts), size):
-            some = prompts[i : i + size]
+            batch = prompts[i : i + size]
             parts.append(
                 pipe(
-                    prompt=some,
-                    negative_prompt=negatives[i : i + size] if negatives else [""] * len(some) if scale > 1 else None,
+                    prompt=batch,
+                    negative_prompt=negatives[i : i + size] if negatives else [""] * len(batch) if scale > 1 else None,
                     true_cfg_scale=scale,
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[i : i + size]],
                     num_inference_steps=steps or DEFAULTS["steps"],

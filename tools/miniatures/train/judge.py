@@ -1,4 +1,5 @@
-"""Says what is in a picture. The only judge of the miniatures, so it is tested on pictures whose content is known."""
+"""The judge: a classifier of what a picture shows. All measurements of the miniatures rely on it, so it is tested on
+pictures whose content is known."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from tools.miniatures.train.device import DEVICE
 from tools.miniatures.train.loop import Trainee, train
-from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIDE, SIZES, draw_lots, render
+from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIDE, SIZES, random_scenes, render
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 HEADS = {"shape": 6, "colour": 8, "background": 8, "size": 3, "place": 5, "outline": 2, "night": 2}
@@ -41,7 +42,7 @@ class Seen:
 
 
 def look(picture: Image.Image) -> Seen:
-    """What is in this picture of one object, whatever its size in pixels."""
+    """Classify a picture of one object, of any size in pixels."""
     small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE, 3)
     return look_all(pixels.permute(0, 3, 1, 2) / 127.5 - 1)[0]
@@ -49,7 +50,7 @@ def look(picture: Image.Image) -> Seen:
 
 @torch.no_grad()
 def look_all(pictures: Tensor) -> list[Seen]:
-    """The same for a batch (n, 3, 64, 64) in -1..1."""
+    """Classify a batch of pictures, (n, 3, 64, 64) in -1..1."""
     best = {name: scores.argmax(1).tolist() for name, scores in _judge()(pictures.float()).items()}
     return [Seen(**{name: WORDS[name][best[name][i]] for name in HEADS}) for i in range(len(pictures))]
 
@@ -76,23 +77,23 @@ class Judge(Trainee):
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         return dict(zip(HEADS, self.head(self.body(pictures)).split(list(HEADS.values()), 1), strict=True))
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
         pictures, truth = examples(64, step)
-        # A drawn picture is never as clean as a synthesized one: blur, noise and paler colours must not matter.
+        # A model never draws pictures as clean as synthesized ones, so blur, noise and paler colours must not matter.
         soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        pictures = torch.lerp(pictures, soft, torch.rand(64, 1, 1, 1, generator=dice))
-        pictures = pictures * (1 - 0.15 * torch.rand(64, 1, 1, 1, generator=dice)) + 0.06 * torch.randn(
-            64, 3, 1, 1, generator=dice
+        pictures = torch.lerp(pictures, soft, torch.rand(64, 1, 1, 1, generator=generator))
+        pictures = pictures * (1 - 0.15 * torch.rand(64, 1, 1, 1, generator=generator)) + 0.06 * torch.randn(
+            64, 3, 1, 1, generator=generator
         )
-        pictures = pictures + 0.08 * torch.rand(64, 1, 1, 1, generator=dice) * torch.randn(
-            pictures.shape, generator=dice
+        pictures = pictures + 0.08 * torch.rand(64, 1, 1, 1, generator=generator) * torch.randn(
+            pictures.shape, generator=generator
         )
         answers = self(pictures.to(DEVICE))
         truth = {name: value.to(DEVICE) for name, value in truth.items()}
-        ask_all = torch.ones(64, device=DEVICE)
-        asked = {"background": ~truth["night"].bool()}  # at night all backgrounds are nearly black
+        all_count = torch.ones(64, device=DEVICE)
+        counted = {"background": ~truth["night"].bool()}  # at night all backgrounds are nearly black
         losses = (
-            (F.cross_entropy(answers[name], truth[name], reduction="none") * asked.get(name, ask_all)).mean()
+            (F.cross_entropy(answers[name], truth[name], reduction="none") * counted.get(name, all_count)).mean()
             for name in HEADS
         )
         return sum(losses, torch.zeros((), device=DEVICE))
@@ -105,17 +106,17 @@ class Judge(Trainee):
 
 
 def examples(n: int, seed: int, styled: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-    """Synthesized single-object pictures and what is in them."""
-    scenes = draw_lots(n, seed, kept_out=None)
-    dice = torch.Generator().manual_seed(seed)
-    outline, night = (torch.rand(2, n, generator=dice) < 0.2) & torch.tensor(styled)
+    """Synthesized pictures of one object, and their labels."""
+    scenes = random_scenes(n, seed, held_out=None)
+    generator = torch.Generator().manual_seed(seed)
+    outline, night = (torch.rand(2, n, generator=generator) < 0.2) & torch.tensor(styled)
     truth = {name: getattr(scenes, name)[:, 0] for name in ("shape", "colour", "size", "place")}
     truth |= {"background": scenes.background, "outline": outline.long(), "night": night.long()}
     return render(scenes, outline, night), truth
 
 
 def trained_judge(work: Path) -> None:
-    """Train the judge (five minutes) and keep it beside this file."""
+    """Train the judge (five minutes) and write its weights into this folder."""
     torch.manual_seed(0)
     judge = Judge()
     train(judge, work, name="judge", steps=4000, rate=2e-3, look_seconds=60)

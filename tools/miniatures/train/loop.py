@@ -1,4 +1,4 @@
-"""One training loop for everything: seeded by step, resumable at any moment, with a bar, a log and sample sheets."""
+"""The training loop of all models: seeded by step, resumable, with a progress bar, a log and sample sheets."""
 
 import json
 import os
@@ -19,14 +19,14 @@ CHECKPOINT_SECONDS = 180
 
 
 class Trainee(nn.Module):
-    """What the loop trains: some modules together, and the loss of one step."""
+    """The modules that the loop trains together, and the loss of one step."""
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        """The loss of step `step`; every random choice comes from `dice`."""
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """The loss of step `step`; every random choice comes from `generator`."""
         raise NotImplementedError
 
     def look(self, folder: Path, step: int) -> str:
-        """Called on the averaged weights every few minutes: leave a sample sheet, return a line for the log."""
+        """Called every few minutes, with the averaged weights: writes a sample sheet, returns a line for the log."""
         return ""
 
 
@@ -42,14 +42,16 @@ def train(
     look_seconds: float = 600,
     muon: bool = False,
 ) -> None:
-    """Train to the end, or from where the last run stopped; afterwards the trainee holds the averaged weights.
+    """Train to the end, from the last checkpoint if there is one. Afterwards the trainee holds the averaged weights.
 
-    AdamW, or Muon for the matrices and AdamW for the rest; a short warm-up, the full rate, and in the last third a
-    straight line to zero. A finished run is only loaded again. Raises KeyError where what was kept does not fit.
+    The optimizer is AdamW, or with `muon` Muon for the matrices and AdamW for the rest. The learning rate has a short
+    warm-up and falls linearly to zero in the last third. A finished run is only loaded. Raises KeyError if the files of
+    an earlier run do not fit the trainee.
     """
     work.mkdir(parents=True, exist_ok=True)
     trainee.to(DEVICE)
-    finished, checkpoint, log = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt", work / f"{name}.jsonl"
+    finished, checkpoint = work / f"{name}.safetensors", work / f"{name}.checkpoint.pt"
+    log_file = work / f"{name}.jsonl"
     weights = {key: p for key, p in trainee.named_parameters() if p.requires_grad}
     if finished.exists():
         _fill(weights, load_file(finished))
@@ -62,8 +64,8 @@ def train(
         start = state["step"]
         _fill(weights, state["weights"])
         _fill(mean, state["mean"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+        for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
     saved = looked = time.monotonic()
     smooth = None
     bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=10, dynamic_ncols=True)
@@ -95,7 +97,7 @@ def train(
         if now - looked > look_seconds or last:
             with _swapped(weights, mean):
                 note = trainee.look(work, step + 1)
-            with log.open("a") as file:
+            with log_file.open("a") as file:
                 file.write(json.dumps({"step": step + 1, "loss": round(smooth, 5), "note": note}) + "\n")
             bar.write(f"{name} {step + 1}/{steps} loss {smooth:.4f} {note}")
             looked = time.monotonic()
@@ -123,7 +125,7 @@ def _fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
 
 
 class _swapped:
-    """The averaged weights are in the model while this lasts."""
+    """A context in which the model has the averaged weights."""
 
     def __init__(self, weights: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> None:
         self._weights, self._mean = weights, mean
@@ -137,7 +139,7 @@ class _swapped:
 
 
 def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: a run killed while writing leaves the previous file whole."""
-    beside = file.with_suffix(".part")
-    write(beside)
-    os.replace(beside, file)
+    """Write a temporary file and rename it, so that a run killed while writing leaves the previous file whole."""
+    part = file.with_suffix(".part")
+    write(part)
+    os.replace(part, file)

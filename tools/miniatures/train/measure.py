@@ -1,4 +1,4 @@
-"""Is it any good? Held-out prompts, other seeds, and the judge."""
+"""Measures a miniature: it draws held-out prompts with other seeds than in training, and the judge classifies them."""
 
 import random
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tools.miniatures.train.judge import look_all
-from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
+from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, random_scenes
 from tools.miniatures.train.sheet import save_sheet
 
 
@@ -29,10 +29,10 @@ class Painter(Protocol):
 PARTS = ("background", "colour", "shape", "place", "size")
 
 
-def asked(n: int, seed: int = 5) -> tuple[list[str], list[dict[str, str]]]:
-    """Full captions of single objects in combinations that no training picture had, and what each asks for."""
-    scenes = draw_lots(n, seed, kept_out=True)
-    wanted = [
+def held_out_prompts(n: int, seed: int = 5) -> tuple[list[str], list[dict[str, str]]]:
+    """Full captions of single objects in combinations that no training picture had, and the labels of each."""
+    scenes = random_scenes(n, seed, held_out=True)
+    labels = [
         {
             "background": COLOURS[int(scenes.background[i])],
             "colour": COLOURS[int(scenes.colour[i, 0])],
@@ -42,7 +42,7 @@ def asked(n: int, seed: int = 5) -> tuple[list[str], list[dict[str, str]]]:
         }
         for i in range(n)
     ]
-    return [caption(scenes, i, random.Random(0), full=True) for i in range(n)], wanted
+    return [caption(scenes, i, random.Random(0), full=True) for i in range(n)], labels
 
 
 def seeds(n: int, first: int = 70_000) -> list[int]:
@@ -50,32 +50,33 @@ def seeds(n: int, first: int = 70_000) -> list[int]:
     return list(range(first, first + n))
 
 
-def accuracy(pictures: Tensor, wanted: Sequence[dict[str, str]]) -> dict[str, float]:
-    """The share of pictures that show what was asked, part by part, in percent."""
+def accuracy(pictures: Tensor, labels: Sequence[dict[str, str]]) -> dict[str, float]:
+    """The percentage of pictures that show what the caption says, for each part of it."""
     seen = look_all(pictures)
     return {
-        part: 100 * sum(getattr(s, part) == w[part] for s, w in zip(seen, wanted, strict=True)) / len(seen)
+        part: 100 * sum(getattr(s, part) == label[part] for s, label in zip(seen, labels, strict=True)) / len(seen)
         for part in PARTS
     }
 
 
-def in_words(scores: dict[str, float]) -> str:
-    """One line for the log."""
+def as_text(scores: dict[str, float]) -> str:
+    """The scores as one line for the log."""
     return " ".join(f"{part} {score:.0f}%" for part, score in scores.items())
 
 
 def glance(paint: Painter, file: Path, n: int = 32, steps: int | None = None) -> str:
-    """A quick look while training: accuracy on n prompts, and the pictures on a sheet."""
-    prompts, wanted = asked(n)
+    """A quick check while training: accuracy on n prompts, and the pictures on a sheet."""
+    prompts, labels = held_out_prompts(n)
     pictures = paint(prompts, seeds(n), steps=steps)
     save_sheet(pictures, file, columns=16)
-    return in_words(accuracy(pictures, wanted))
+    return as_text(accuracy(pictures, labels))
 
 
-def steered(paint: Painter, n: int = 60) -> float:
-    """Percent of pairs in which a negative prompt leads away from what it names.
+def negative_prompt_effect(paint: Painter, n: int = 60) -> float:
+    """The percentage of picture pairs in which a negative prompt removes what it names.
 
-    The prompt leaves the object's colour open, or its shape; the negative names what the same seed showed without it.
+    The prompt leaves the object's colour or shape open. The negative prompt names the colour or shape that the same
+    seed showed without a negative prompt.
     """
     rng = random.Random(6)
     prompts, open_part = [], []
@@ -99,7 +100,8 @@ def steered(paint: Painter, n: int = 60) -> float:
 
 @torch.no_grad()
 def style(pictures: Tensor) -> dict[str, float]:
-    """What a LoRA changes, in numbers: how much of the picture is object, and how bright its border is (0..1)."""
+    """The style of pictures in numbers: the share of the area that the object covers, the brightness of the border
+    (0..1), and the percentages that the judge classifies as outline and as night."""
     border = torch.cat([pictures[..., 0], pictures[..., -1], pictures[..., 0, :], pictures[..., -1, :]], -1)
     ground = border.median(-1).values[..., None, None]
     object_share = ((pictures - ground).abs().amax(1) > 0.35).float().mean().item()

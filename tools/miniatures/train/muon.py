@@ -1,7 +1,7 @@
-"""Muon: momentum whose every matrix is made orthogonal before the step.
+"""Muon: an optimizer that makes the momentum of every matrix orthogonal before each step.
 
-In the same seconds it learnt here what AdamW learnt in half as many again. torch.optim.Muon does the same for plain
-matrices only; most of a UNet's weights are convolutions, which are taken as matrices of (out, in x side x side).
+For these models AdamW needed half as much time again for the same loss. torch.optim.Muon does the same for plain
+matrices only. Most of a UNet's weights are convolutions, which are here taken as matrices of (out, in x side x side).
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Keller Jordan's (https://kellerjordan.github.io/posts/muon/), its step as large as AdamW's.
+    """Keller Jordan's Muon (https://kellerjordan.github.io/posts/muon/), with steps as large as those of AdamW.
 
     The size of a step, 0.2 sqrt(larger side), is that of https://arxiv.org/abs/2502.16982.
     """
@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     @staticmethod
     def fits(weight: Tensor) -> bool:
-        """Whether it is a matrix, or a stack of them, worth making orthogonal."""
+        """Whether the weight is a matrix or a convolution, and large enough to be made orthogonal."""
         return weight.ndim >= 2 and min(len(weight), weight[0].numel()) >= 16
 
     @torch.no_grad()
@@ -44,7 +44,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest half-orthogonal matrix, nearly: five Newton-Schulz steps with the published coefficients."""
+    """An approximation of the nearest semi-orthogonal matrix: five Newton-Schulz steps with the published
+    coefficients."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).bfloat16()
     x = x / (x.norm() + 1e-7)

@@ -1,4 +1,4 @@
-"""The world the miniatures know: coloured shapes on a plain background, and the words for them."""
+"""The pictures on which the miniatures are trained, coloured shapes on a plain background, and their captions."""
 
 import random
 from dataclasses import dataclass, fields
@@ -38,7 +38,7 @@ FILLERS = tuple(_OTHER_WORDS.split())
 
 @dataclass
 class Scenes:
-    """A batch of pictures to be: one row each, columns for the first and the second object."""
+    """The descriptions of a batch of pictures: one row each, with columns for the first and the second object."""
 
     count: Tensor
     background: Tensor
@@ -57,24 +57,26 @@ class Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
-def held_out(shape: int, colour: int, background: int) -> bool:
-    """About one combination in ten is never trained on; the measurements ask for exactly these."""
+def is_held_out(shape: int, colour: int, background: int) -> bool:
+    """Whether the combination is held out: about one in ten. No training picture has it; the measurements draw only
+    these."""
     return (shape * 7 + colour * 3 + background * 5) % 10 == 0
 
 
-def draw_lots(n: int, seed: int, pairs: float = 0.0, kept_out: bool | None = False) -> Scenes:
-    """n random scenes, `pairs` of them with two objects; kept_out None allows every combination."""
+def random_scenes(n: int, seed: int, pairs: float = 0.0, held_out: bool | None = False) -> Scenes:
+    """n random scenes, a share `pairs` of them with two objects. `held_out`: whether their combinations are held out;
+    None allows both."""
     rng = random.Random(seed)
-    rows = [_scene(rng, rng.random() < pairs, kept_out) for _ in range(n)]
+    rows = [_scene(rng, rng.random() < pairs, held_out) for _ in range(n)]
     return Scenes(*(torch.tensor([row[i] for row in rows]) for i in range(9)))
 
 
-def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple[object, ...]:
+def _scene(rng: random.Random, pair: bool, held_out: bool | None) -> tuple[object, ...]:
     while True:
         background, *colours = rng.sample(range(len(COLOURS)), 3)
         shapes = [rng.randrange(len(SHAPES)) for _ in range(2)]
-        looked_at = range(2 if pair else 1)
-        if kept_out is None or all(held_out(shapes[i], colours[i], background) == kept_out for i in looked_at):
+        objects = range(2 if pair else 1)
+        if held_out is None or all(is_held_out(shapes[i], colours[i], background) == held_out for i in objects):
             break
     if pair:
         sizes = [0, 0] if rng.random() < 0.5 else [rng.randrange(2), rng.randrange(2)]
@@ -86,7 +88,7 @@ def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple[objec
     for size, place in zip(sizes, places, strict=True):
         px, py = list(PLACES.values())[place]
         r = list(SIZES.values())[size] + rng.uniform(-0.5, 0.5)
-        if pair:  # two must fit side by side: further out, and smaller
+        if pair:  # two objects must fit side by side, so they are smaller and further from the center
             px, py, r = 32 + (px - 32) * 1.33, 32 + (py - 32) * 1.33, r * 0.82 + 1.5
         x.append(px + rng.uniform(-0.75, 0.75))
         y.append(py + rng.uniform(-0.75, 0.75))
@@ -95,19 +97,20 @@ def _scene(rng: random.Random, pair: bool, kept_out: bool | None) -> tuple[objec
 
 
 def caption(scenes: Scenes, row: int, rng: random.Random, full: bool = False) -> str:
-    """What a person might write for it: parts left out and words added by chance, or all of it and nothing else."""
+    """A caption as a person might write it, with parts left out and words added at random. `full`: complete, and
+    without other words."""
     pair = int(scenes.count[row]) == 2
-    said = []
+    objects = []
     for i in range(2 if pair else 1):
         place = int(scenes.place[row, i])
         size = tuple(SIZES)[int(scenes.size[row, i])] if full or rng.random() < 0.6 else ""
         colour = COLOURS[int(scenes.colour[row, i])] if full or rng.random() < 0.88 else ""
         shape = SHAPES[int(scenes.shape[row, i])] if full or rng.random() < 0.88 else "shape"
         words = " ".join(w for w in (size, colour, shape) if w)
-        # The center is where things are when nothing is said; two objects are always told apart by their places.
+        # An object without a place in its caption is in the center. Of two objects the caption always gives the places.
         where = f" at the {tuple(PLACES)[place]}" if place or (not full and rng.random() < 0.4) else ""
-        said.append(f"{'an' if words[0] in 'aeiou' else 'a'} {words}{where}")
-    text = " and ".join(said)
+        objects.append(f"{'an' if words[0] in 'aeiou' else 'a'} {words}{where}")
+    text = " and ".join(objects)
     if full or rng.random() < 0.85:
         behind = COLOURS[int(scenes.background[row])]
         text += f" on {'an' if behind[0] in 'aeiou' else 'a'} {behind} background"
@@ -129,34 +132,35 @@ def render(scenes: Scenes, outline: Tensor | bool = False, night: Tensor | bool 
     picture = torch.lerp(day, day * 0.10 - 0.86, night)
     axis = torch.arange(SIDE) + 0.5
     for i in range(2):
-        there = (scenes.count > i).view(n, 1, 1, 1).float()
+        is_drawn = (scenes.count > i).view(n, 1, 1, 1).float()
         x = axis.view(1, 1, SIDE) - scenes.x[:, i].view(n, 1, 1)
         y = axis.view(1, SIDE, 1) - scenes.y[:, i].view(n, 1, 1)
         distance = _distance(scenes.shape[:, i], x, y, scenes.radius[:, i].view(n, 1, 1)).unsqueeze(1)
         distance = torch.lerp(distance, (distance + 1.0).abs() - 1.4, outline)
         colour = palette[scenes.colour[:, i]].view(n, 3, 1, 1)
-        glow = torch.exp(-distance.clamp(min=0) / 5) * 0.55 * night * there
+        glow = torch.exp(-distance.clamp(min=0) / 5) * 0.55 * night * is_drawn
         lit = torch.lerp(colour, (colour * 0.8 + 0.3).clamp(-0.5, 1), night)
         picture = torch.lerp(picture, lit, glow)
-        picture = torch.lerp(picture, lit, (0.5 - distance).clamp(0, 1) * there)
+        picture = torch.lerp(picture, lit, (0.5 - distance).clamp(0, 1) * is_drawn)
     return picture
 
 
 def _distance(shape: Tensor, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     """Signed distance in pixels to each row's own shape (negative inside)."""
     x, y = torch.broadcast_tensors(x, y)
-    ax, ay, far = x.abs(), y.abs(), (x * x + y * y).sqrt()
+    ax, ay, radius = x.abs(), y.abs(), (x * x + y * y).sqrt()
     square = torch.maximum(ax, ay) - 0.84 * r
     triangle = torch.maximum(0.866 * ax - 0.5 * (y - 0.25 * r), y - 0.25 * r) - 0.55 * r
     arm = 0.30 * r
     cross = torch.minimum(torch.maximum(ax - r, ay - arm), torch.maximum(ay - r, ax - arm))
-    ring = (far - 0.76 * r).abs() - 0.22 * r
-    every = torch.stack([far - 0.95 * r, square, triangle, _star(x, y, 1.12 * r), cross, ring])
-    return every[shape, torch.arange(len(shape))]
+    ring = (radius - 0.76 * r).abs() - 0.22 * r
+    distances = torch.stack([radius - 0.95 * r, square, triangle, _star(x, y, 1.12 * r), cross, ring])
+    return distances[shape, torch.arange(len(shape))]
 
 
 def _star(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    """Five points, tip upwards: fold the plane into one tenth, then the distance to that one edge."""
+    """Signed distance to a star with five points, one of them at the top. The plane is folded into one tenth, in which
+    the star has a single edge."""
     angle = torch.atan2(x, -y)
     fifth = 2 * torch.pi / 5
     folded = (torch.remainder(angle + fifth / 2, fifth) - fifth / 2).abs()

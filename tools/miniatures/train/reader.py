@@ -1,6 +1,6 @@
-"""Teaches a text encoder to read before any picture is drawn: each of its vectors must tell what the caption names.
+"""Trains a text encoder on captions alone, before the denoiser: its vectors must hold everything that a caption names.
 
-A big model's encoder comes taught; learning to read through the denoiser's error alone takes far longer.
+The encoders of large models are pretrained too. Training an encoder through the denoiser's loss alone takes far longer.
 """
 
 import random
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tools.miniatures.train.device import DEVICE
 from tools.miniatures.train.loop import Trainee, train
-from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, draw_lots
+from tools.miniatures.train.pictures import COLOURS, PLACES, SHAPES, SIZES, caption, random_scenes
 
 STEPS = 1000
 BATCH = 64
@@ -21,8 +21,8 @@ KINDS = (SHAPES, COLOURS, tuple(SIZES), tuple(PLACES))
 ANSWERS = [len(COLOURS) + 1] + [len(kind) + 1 for kind in KINDS] * 2
 
 
-def named(text: str) -> list[int]:
-    """What a caption names: background, then shape, colour, size and place of each object; 0 where nothing is said."""
+def caption_labels(text: str) -> list[int]:
+    """The labels of a caption: background, then shape, colour, size and place of each object; 0 for a missing part."""
     words = text.lower().replace(",", " ").split()
     background = 0
     if "background" in words:
@@ -30,21 +30,22 @@ def named(text: str) -> list[int]:
         background = 1 + COLOURS.index(words[end - 1])
         words = words[: end - 3] + words[end + 1 :]
     parts = " ".join(words).split(" and ")
-    told = [background]
+    labels = [background]
     for i in range(2):
         part = parts[i].split() if i < len(parts) else []
-        told += [next((1 + kind.index(word) for word in part if word in kind), 0) for kind in KINDS]
-    return told
+        labels += [next((1 + kind.index(word) for word in part if word in kind), 0) for kind in KINDS]
+    return labels
 
 
 def teach(encoder: nn.Module, tokenizer: Any, length: int, work: Path, name: str) -> None:
-    """Train the encoder alone, or load what an earlier run taught it."""
+    """Train the encoder alone, or load the weights of an earlier run."""
     torch.manual_seed(6)
     train(Reader(encoder, tokenizer, length), work, name=name, steps=STEPS, rate=2e-3, average=0.99, seed=6, muon=True)
 
 
 class Reader(Trainee):
-    """An encoder with one linear question per part, asked of every position that can have read the whole caption."""
+    """An encoder with one linear classifier for each label, applied at every position that attends to the whole
+    caption: all positions, or for a causal encoder the end token's."""
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, length: int) -> None:
         super().__init__()
@@ -60,10 +61,10 @@ class Reader(Trainee):
         counts = (ids == self.tokenizer.eos_token_id) if self.causal else torch.ones_like(ids, dtype=torch.bool)
         return self.ask(self.encoder(ids)[0]), counts
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
         captions = _captions(BATCH, step)
         scores, counts = self(captions)
-        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
+        truth = torch.tensor([caption_labels(text) for text in captions], device=DEVICE)
         total = torch.zeros((), device=DEVICE)
         for i, part in enumerate(scores.split(ANSWERS, -1)):
             wrong = F.cross_entropy(part.transpose(1, 2), truth[:, i : i + 1].expand(counts.shape), reduction="none")
@@ -74,7 +75,7 @@ class Reader(Trainee):
     def look(self, folder: Path, step: int) -> str:
         captions = _captions(500, 88_888_888)
         scores, counts = self(captions)
-        truth = torch.tensor([named(text) for text in captions], device=DEVICE)
+        truth = torch.tensor([caption_labels(text) for text in captions], device=DEVICE)
         right = [
             ((part.argmax(-1) == truth[:, i : i + 1]) & counts).sum() / counts.sum()
             for i, part in enumerate(scores.split(ANSWERS, -1))
@@ -83,5 +84,5 @@ class Reader(Trainee):
 
 
 def _captions(n: int, seed: int) -> list[str]:
-    scenes, rng = draw_lots(n, 2_000_000 + seed, pairs=0.35, kept_out=None), random.Random(seed)
+    scenes, rng = random_scenes(n, 2_000_000 + seed, pairs=0.35, held_out=None), random.Random(seed)
     return ["" if rng.random() < 0.03 else caption(scenes, i, rng) for i in range(n)]

@@ -1,4 +1,4 @@
-"""sd-mini: a StableDiffusionPipeline of 4 M weights, UNet and text encoder trained together from nothing."""
+"""sd-mini: a StableDiffusionPipeline of 4 M weights. Its UNet is trained with a frozen text encoder (`reader`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +17,15 @@ from tools.miniatures.train.words import CLIP_LENGTH, clip_tokenizer
 
 STEPS, RATE = 3200, 3e-3
 LATE = 0.85
+"""The exponent of the random times of the training. Below 1 it favours noisy times, where the layout is decided."""
 DEFAULTS = {"width": 64, "height": 64, "min_side": 64, "max_side": 64, "steps": 20, "guidance_scale": 3.0}
 PART = "unet"
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers of 128. It must know the end token's id: FLUX pools there."""
+    """A text encoder with two layers of width 128 and random weights. FLUX takes its pooled output at the end token, so
+    the configuration must hold the end token's id."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -41,7 +43,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def learn_to_read(pipe: StableDiffusionPipeline, work: Path) -> None:
-    """Replace the text encoder by a new one that can read, and freeze it."""
+    """Replace the text encoder by a new one that is trained on captions alone, and freeze it."""
     torch.manual_seed(7)
     pipe.register_modules(text_encoder=new_text_encoder(pipe.tokenizer))
     teach(pipe.text_encoder, pipe.tokenizer, CLIP_LENGTH, work, "words")
@@ -49,11 +51,11 @@ def learn_to_read(pipe: StableDiffusionPipeline, work: Path) -> None:
 
 
 def new_pipeline(vae: AutoencoderKL) -> StableDiffusionPipeline:
-    """All parts, the denoiser and text encoder still random."""
+    """The whole pipeline; its UNet and text encoder have random weights."""
     torch.manual_seed(2)
     tokenizer = clip_tokenizer()
-    # Nearly all weight at 8x8, where it costs least. The words also reach every block beside the time, pooled: what
-    # cross attention learns of them is slow to come.
+    # Nearly all weights work at 8x8 latents, where they cost least. Every block also gets the pooled words, together
+    # with the time (addition_embed_type), because cross attention learns the words slowly.
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -69,7 +71,7 @@ def new_pipeline(vae: AutoencoderKL) -> StableDiffusionPipeline:
         addition_embed_type_num_heads=4,
         resnet_time_scale_shift="scale_shift",
     )
-    # Zero terminal SNR, steps counted from the end: without it few steps never reach a pure black or white background.
+    # Zero terminal SNR and trailing timesteps: without them, few steps never reach a pure black or white background.
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -94,18 +96,17 @@ def new_pipeline(vae: AutoencoderKL) -> StableDiffusionPipeline:
 
 
 class SdTrainee(Trainee):
-    """Predicts the velocity at a random time."""
+    """Learns to predict the velocity at a random time."""
 
     def __init__(self, pipe: StableDiffusionPipeline, data: Latents, steps: int = 1) -> None:
         super().__init__()
         self.unet, self.text_encoder = pipe.unet, pipe.text_encoder
         self.pipe, self.data, self.steps = pipe, data, steps
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
-        clean, captions = self.data.batch(step, dice, step / self.steps)
-        noise = torch.randn(clean.shape, generator=dice)
-        # What is drawn where is decided while there is much noise: below 1, LATE dwells there.
-        time = (1000 * torch.rand(len(clean), generator=dice) ** LATE).long()
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
+        clean, captions = self.data.batch(step, generator, step / self.steps)
+        noise = torch.randn(clean.shape, generator=generator)
+        time = (1000 * torch.rand(len(clean), generator=generator) ** LATE).long()
         clean, noise, time = clean.to(DEVICE), noise.to(DEVICE), time.to(DEVICE)
         noisy = self.pipe.scheduler.add_noise(clean, noise, time)
         ids = self.pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -120,7 +121,7 @@ class SdTrainee(Trainee):
 
 
 def styled(pipe: StableDiffusionPipeline, data: Latents) -> SdTrainee:
-    """What a LoRA learns by."""
+    """The trainee of a LoRA."""
     return SdTrainee(pipe, data)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def save_sheet(pictures: Tensor, file: Path, columns: int, enlarge: int = 1) -> None:
-    """Pictures (n, 3, height, width) in -1..1, row by row, with a thin grey line between."""
+    """Write pictures (n, 3, height, width) in -1..1 to one image file, row by row, with thin grey lines between."""
     pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     n, _, height, width = pixels.shape
     rows = -(-n // columns)

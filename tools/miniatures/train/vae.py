@@ -1,4 +1,4 @@
-"""The picture codecs: AutoencoderKL of 4 channels at scale 4 (sd-mini) and of 16 channels at scale 8 (flux-mini)."""
+"""The VAEs: AutoencoderKL with 4 channels at scale 4 (sd-mini), and with 16 channels at scale 8 (flux-mini)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tools.miniatures.train.device import DEVICE
 from tools.miniatures.train.loop import Trainee, train
-from tools.miniatures.train.pictures import SIDE, Scenes, draw_lots, render
+from tools.miniatures.train.pictures import SIDE, Scenes, random_scenes, render
 from tools.miniatures.train.sheet import save_sheet
 
 STEPS = 2000
@@ -18,7 +18,7 @@ SHAPES = {"sd-mini": ((16, 32, 64), 4), "flux-mini": ((16, 32, 64, 64), 16)}
 
 
 def trained_vae(model: str, work: Path) -> AutoencoderKL:
-    """The model's own codec, trained first if it is not there yet, with its scale (and shift) measured."""
+    """The model's VAE with its measured scale (and shift). Trains it first, unless an earlier run did."""
     torch.manual_seed(1)
     trainee = VaeTrainee(*SHAPES[model])
     train(trainee, work, name="vae", steps=STEPS, rate=2e-3, average=0.995, seed=1)
@@ -33,7 +33,7 @@ def trained_vae(model: str, work: Path) -> AutoencoderKL:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor, raw: bool = False) -> Tensor:
-    """Latents as the denoiser sees them: shifted and scaled (raw: as the encoder gives them)."""
+    """Latents as the denoiser takes them, shifted and scaled; `raw`: as the encoder returns them."""
     parts = [vae.encode(part.to(vae.device)).latent_dist.mode().cpu() for part in pictures.split(64)]
     latents = torch.cat(parts)
     return latents if raw else (latents - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
@@ -51,14 +51,14 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def styled(n: int, seed: int) -> Tensor:
-    """Pictures of all styles: a codec that has seen no night cannot carry a night LoRA."""
-    scenes: Scenes = draw_lots(n, seed, pairs=0.3, kept_out=None)
+    """Pictures of all styles. The VAE must learn the styles of the LoRAs too, or it could not decode them."""
+    scenes: Scenes = random_scenes(n, seed, pairs=0.3, held_out=None)
     outline, night = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)) < 0.25
     return render(scenes, outline, night)
 
 
 class VaeTrainee(Trainee):
-    """Sharp edges are the point: the error near edges counts four times."""
+    """Trains a VAE. The error near edges counts four times, so that edges become sharp."""
 
     def __init__(self, widths: tuple[int, ...], channels: int) -> None:
         super().__init__()
@@ -74,11 +74,11 @@ class VaeTrainee(Trainee):
         )
         preserve_signal(self.vae)
 
-    def loss(self, step: int, dice: torch.Generator) -> Tensor:
+    def loss(self, step: int, generator: torch.Generator) -> Tensor:
         pictures = styled(BATCH, 1_000_000 + step).to(DEVICE)
         with torch.autocast(DEVICE.type, torch.bfloat16):
             posterior = self.vae.encode(pictures).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=dice).to(DEVICE)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(DEVICE)
             again = self.vae.decode(posterior.mean + posterior.std * noise).sample
         error = (again.float() - pictures).abs()
         divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
@@ -95,13 +95,13 @@ class VaeTrainee(Trainee):
 
 
 def _edges(pictures: Tensor) -> Tensor:
-    """1 near edges, 0 on plain ground."""
+    """1 near edges, 0 on the plain background."""
     across = F.max_pool2d(pictures, 3, 1, 1) + F.max_pool2d(-pictures, 3, 1, 1)
     return across.amax(1, keepdim=True).clamp(0, 1)
 
 
 def preserve_signal(model: nn.Module) -> None:
-    """Unit-gain convolutions, no biases, weak residual branches: halves the early error."""
+    """Initialize with unit-gain convolutions, zero biases and weak residual branches. This halves the early error."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.orthogonal_(module.weight, gain=0.1 if name.endswith("conv2") else 1.0)

@@ -1,4 +1,4 @@
-"""The two tokenizers: every word of the little language is one token, every other text still has tokens of its own."""
+"""The two tokenizers. Every word of the captions is one token; any other text is split into smaller tokens."""
 
 import json
 
@@ -14,13 +14,13 @@ T5_LENGTH = 32
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair encoding whose merges are learnt from the word list alone, until each word is one token."""
+    """A byte-pair encoding. Its merges are trained on the word list alone, until each word is one token."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters += [letter + "</w>" for letter in letters]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    # Named as special, each letter has its place from the start. The trainer itself would give word ends theirs as it
-    # meets them, another time another, and merge what is equally frequent in that order.
+    # As special tokens, the letters have fixed ids. The trainer itself would give ids to letters at word ends in the
+    # order in which it finds them, which varies between runs, and would break ties between merges by these ids.
     trainer = trainers.BpeTrainer(
         vocab_size=5000, end_of_word_suffix="</w>", special_tokens=letters, show_progress=False
     )
@@ -33,7 +33,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """A unigram model: the words, also capitalised (T5 does not lowercase), then single characters far less likely."""
+    """A unigram model of the words, also capitalised (T5 does not lowercase), and of less likely single characters."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
     pieces += [("▁" + word, -2.0) for word in dict.fromkeys([*WORDS, *(word.capitalize() for word in WORDS)])]
     pieces += [(chr(code), -8.0) for code in range(33, 127)]
