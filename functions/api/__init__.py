@@ -1,1 +1,1 @@
-"""HTTP: the gateway's app, its faces, and all that is read from a request or written into an answer."""
+"""HTTP: the gateway's app, its faces, and everything that reads a request or writes an answer."""

@@ -32,7 +32,7 @@ logger = logging.getLogger("api")
 FACES: Mapping[str, Callable[[FastAPI, FaceParts], None]] = {}
 """The faces beside the native one, by the path each is mounted at."""
 _PRUNE_SECONDS = 60.0
-"""Often, so that one round deletes little: it blocks every request meanwhile."""
+"""Seconds between two rounds. A round blocks every request, so rounds are frequent and each deletes little."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class GatewayApp:
         return self.gateway.index
 
     def stop_waiting(self) -> None:
-        """Answer every waiting caller now, and be not ready from now on: the process is about to end."""
+        """Answer every waiting caller now, and report not ready from now on: the process is about to end."""
         self.index.stop_waiting()
 
 
 def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, clock: Clock) -> GatewayApp:
-    """A gateway on these adapters. Exits with a sentence where the file of API keys cannot be used."""
+    """A gateway on these adapters. Exits with a message if the file of API keys cannot be used."""
     keys = open_keys(settings)
     index = TaskIndex(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
     status = Status(task_log, store, index, clock)
@@ -90,7 +90,7 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
 
 
 def open_keys(settings: Settings) -> ApiKeyFile | None:
-    """The API keys, or None where they are off. Exits with a sentence where their file cannot be used."""
+    """The API keys, or None where they are off. Exits with a message if their file cannot be used."""
     try:
         return ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
     except BadKeys as error:

@@ -17,8 +17,8 @@ class Authenticator:
         self._keys = keys
 
     def caller(self, request: Request) -> Caller:
-        """Who calls. Raises KeyInUrl, Unauthorized."""
-        # Not request.url: that is made with the Host header, into which a client may write anything.
+        """The caller of the request. Raises KeyInUrl, Unauthorized."""
+        # Not request.url: it is built from the Host header, into which a client may write anything.
         if PREFIX in request.scope["path"] or PREFIX in unquote(request.scope["query_string"].decode("latin-1")):
             raise KeyInUrl
         presented = _presented_keys(request)

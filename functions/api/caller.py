@@ -1,4 +1,4 @@
-"""Who calls, and what a caller may see and ask for. The same for every face."""
+"""The caller of a request, and what it may see and request. The same for every face."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ class Caller:
         """Whether the caller may see and cancel the task."""
         return self.user is None or task.user_id == self.user
 
-    def usable(self, cards: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
+    def usable(self, models: Mapping[str, ServedModel]) -> dict[str, ServedModel]:
         """The models that the caller may use. A key that names an alias may use the model behind it."""
         return {
-            model: card
-            for model, card in cards.items()
-            if self.models is None or not {model, *card.aliases}.isdisjoint(self.models)
+            name: model
+            for name, model in models.items()
+            if self.models is None or not {name, *model.aliases}.isdisjoint(self.models)
         }
 
     def restrict(
-        self, request: GenerateRequest, cards: Mapping[str, ServedModel], lanes: Sequence[str]
+        self, request: GenerateRequest, models: Mapping[str, ServedModel], lanes: Sequence[str]
     ) -> GenerateRequest:
-        """The request in the name of the key's user, on a lane of the key.
+        """The request with the key's user as its user, on a lane of the key.
 
         Raises NotAllowedByKey naming what the key may use, UnknownModel.
         """
@@ -42,19 +42,19 @@ class Caller:
         if "user_id" in request.model_fields_set and request.user_id != self.user:
             raise NotAllowedByKey("The key belongs to another user.", field="user_id", allowed=[self.user])
         if self.models is not None:
-            self._check_model(request.model_name, cards, self.models)
+            self._check_model(request.model_name, models, self.models)
         lane = request.topic
         if self.lanes is not None:
             lane = _allowed_lane(request.topic, lanes, self.lanes)
         return request.model_copy(update={"user_id": self.user, "topic": lane})
 
-    def _check_model(self, name: str, cards: Mapping[str, ServedModel], models: Sequence[str]) -> None:
+    def _check_model(self, name: str, models: Mapping[str, ServedModel], of_key: Sequence[str]) -> None:
         try:
-            find_model(name, self.usable(cards))
+            find_model(name, self.usable(models))
         except UnknownModel as error:
-            if name in models:
+            if name in of_key:
                 raise
-            allowed = sorted({*models, *(error.allowed or ())})
+            allowed = sorted({*of_key, *(error.allowed or ())})
             raise NotAllowedByKey(
                 f"The key may use the models {', '.join(allowed)}.", field="model_name", allowed=allowed
             ) from None

@@ -1,4 +1,4 @@
-"""What every face has: each call is counted and has a caller, and each error is rendered in the face's own shape.
+"""What all faces share: each request is counted and gets a caller, and each error is rendered in the face's own shape.
 
 A face is a file with a function `(FastAPI, FaceParts) -> None` that adds its routes to an app of its own, and a line in
 `app.py` that mounts this app.
@@ -29,7 +29,7 @@ Renderer = Callable[[Problem, Mapping[str, str]], Response]
 
 @dataclass(frozen=True)
 class FaceParts:
-    """What a face is built on. `authenticator` is None while API keys are off."""
+    """The objects that a face is built on. `authenticator` is None while API keys are off."""
 
     gateway: Gateway
     authenticator: Authenticator | None
@@ -60,7 +60,7 @@ class Face:
             began = time.perf_counter()
             status = 500
             try:
-                # Done here, so that no route can be without it.
+                # The key is checked here, so that no route can forget it.
                 caller = self._authenticator.caller(request) if self._authenticator else ANYBODY
                 answer = await call(request, caller)
                 status = answer.status_code

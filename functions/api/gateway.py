@@ -1,4 +1,4 @@
-"""Everything that can be asked of the gateway, for every face: no HTTP here."""
+"""What the gateway can do, for every face. No HTTP here."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
@@ -40,7 +40,7 @@ class Gateway:
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> TaskSnapshot:
-        """Submit, and with `wait` return when the task has ended or so many seconds have passed.
+        """Submit, and with `wait` return when the task has ended or this many seconds have passed.
 
         Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
         NotAllowedByKey and what `Submit` raises.
@@ -56,14 +56,14 @@ class Gateway:
     ) -> TaskSnapshot:
         if caller.user is not None:
             if not self.index.started:
-                # The model cards, by which a key's aliases are understood, come from the log.
+                # The log says which model an alias of the key stands for.
                 await self.index.caught_up()
             request = caller.restrict(request, self.index.view.models(), self.settings.lane_names)
         return await self._submit(request, idempotency_key, traceparent)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
-        self._submitting.add(submitting)  # the event loop itself keeps only a weak reference
+        self._submitting.add(submitting)  # The event loop itself keeps only a weak reference.
         submitting.add_done_callback(self._submitting.discard)
         return await asyncio.shield(submitting)
 
@@ -75,7 +75,7 @@ class Gateway:
         return snapshot
 
     async def wait(self, task_id: str, caller: Caller, seconds: float) -> TaskSnapshot:
-        """The caller's task when it has ended or so many seconds have passed. Raises what `get` raises."""
+        """The caller's task when it has ended or this many seconds have passed. Raises what `get` raises."""
         await self.get(task_id, caller)
         return await self._status.wait(task_id, seconds)
 

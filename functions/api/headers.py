@@ -12,12 +12,12 @@ JSON = "application/json"
 
 
 def joined(headers: Headers, name: str) -> str:
-    """A list header, whose lines together are one list."""
+    """A list header; its lines are joined into one list."""
     return ", ".join(headers.getlist(name))
 
 
 def single(headers: Headers, name: str) -> str | None:
-    """A header with one value. Raises InvalidRequest where it comes twice."""
+    """A header with one value. Raises InvalidRequest if it is sent twice."""
     lines = headers.getlist(name)
     if len(lines) > 1:
         raise InvalidRequest(f"{name} must be sent once.", field=name)
@@ -25,8 +25,8 @@ def single(headers: Headers, name: str) -> str | None:
 
 
 def wait_seconds(prefer: str, limit: float) -> float | None:
-    """Seconds that the client wants to wait, at most `limit`; None where it does not. The RFC has unknown preferences
-    ignored."""
+    """Seconds that the client wants to wait, at most `limit`; None if it does not want to. Unknown
+    preferences are ignored, as the RFC requires."""
     for part in re.split(r"[,;]", prefer):
         if match := _WAIT.match(part.strip()):
             return min(float(match.group(1)), limit)

@@ -23,7 +23,7 @@ class Health:
     """Checks what a gateway needs: the log, the store, and a model."""
 
     def __init__(self, task_log: LogReader, store: ImageStore, index: TaskIndex, metrics: GatewayMetrics) -> None:
-        """Asks log and store at most once a second, however often it is asked itself."""
+        """The log and the store are checked at most once a second, however often the routes are called."""
         self._task_log = task_log
         self._store = store
         self._index = index

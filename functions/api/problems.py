@@ -1,4 +1,4 @@
-"""The problem document (RFC 9457): what every error of the API is answered with."""
+"""The problem document (RFC 9457) with which the API answers every error."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A request body, read strictly: one JSON object that means one thing."""
+"""Reads a request body strictly: one JSON object with unique keys and finite numbers."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

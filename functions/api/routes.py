@@ -93,7 +93,7 @@ class NativeRoutes:
         return self._answer(waited, 200 if waited.state.ended else 202, headers)
 
     async def check_status(self, request: Request, caller: Caller) -> Response:
-        """Where the task stands; with `Prefer: wait` when it has ended."""
+        """The task's status; with `Prefer: wait` once the task has ended."""
         task_id, wait = request.path_params["task_id"], self._wait(request)
         if wait is None:
             return self._answer(await self._gateway.get(task_id, caller), 200)
@@ -105,7 +105,7 @@ class NativeRoutes:
     async def get_image(self, request: Request, caller: Caller) -> Response:
         """The image, as a web server gives a file."""
         index = request.query_params.get("index", "0")
-        # Not more digits than any index has: Python refuses to read a number of some thousands.
+        # At most six digits: Python refuses to read a number of thousands of digits.
         if not index.isascii() or not index.isdecimal() or len(index) > 6:
             raise InvalidRequest("index must be a number from 0.", field="index")
         image = await self._gateway.image(request.path_params["task_id"], caller, int(index))

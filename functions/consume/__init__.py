@@ -1,1 +1,1 @@
-"""The consumer: takes tasks from the lanes, has runners do them, stores the pictures, says how each task ended."""
+"""The consumer: takes tasks from the lanes, sends them to runners, stores the images and announces each outcome."""

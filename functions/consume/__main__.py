@@ -1,4 +1,4 @@
-"""The long-running worker: `python -m functions.consume`. Settings, signals, HTTP site; the rest is consumer.py."""
+"""The long-running worker: `python -m functions.consume`. Settings, signals, HTTP site. The rest is in consumer.py."""
 
 import asyncio
 import logging
@@ -73,7 +73,7 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
         if consumer.stop_requested.is_set():
             return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
         missing = [] if consumer.dispatcher.partitions.ready else ["partitions of the queue"]
-        if not any(card.runners for card in consumer.pool.cards().values()):
+        if not any(model.runners for model in consumer.pool.models().values()):
             missing.append("a runner")
         return web.json_response({"missing": missing}, status=503 if missing else 200)
 
@@ -92,7 +92,7 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
 
 
 def main() -> None:
-    """Read the settings and work."""
+    """Read the settings and run the worker."""
     settings = load_settings()
     configure_logging(settings, "consumer_worker")
     lanes = ", ".join(settings.lane_names)

@@ -1,4 +1,4 @@
-"""One attempt at one task: which task and number, how far it is, and why it must stop."""
+"""One attempt at one task: its task and number, its progress, and the reason why it must stop."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -30,9 +30,9 @@ class Attempt:
     """Written by attempts.py. We have read our own Released event (or decided not to start), so the task may be queued
     again."""
     orphaned: bool = False
-    """Written by attempts.py. Its partition was lost or this process shuts down; its events are read all the same."""
+    """Written by attempts.py. Its partition was lost or this process shuts down; its events are still read."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by attempts.py when nothing of the attempt runs any more."""
+    """Set by attempts.py when the attempt has ended and none of its work is running."""
 
     accepted: bool = False
     """Written by handler.py, as all below. A runner sent its first frame. Until then no event of the attempt is emitted
@@ -43,7 +43,7 @@ class Attempt:
     steps: int = 0
     previewed_at: float | None = None
     """When its last preview was emitted, on the clock's monotonic time."""
-    pictures: list[Image] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
     """Generated and not yet stored."""
     timings: Timings = field(default_factory=Timings)
     acceleration: dict[str, str] = field(default_factory=dict)
@@ -53,11 +53,11 @@ class Attempt:
 
     @property
     def storing(self) -> bool:
-        """Whether its pictures are complete and wait to be stored."""
-        return bool(self.pictures) and self.generating is None
+        """Whether its images are complete and wait to be stored."""
+        return bool(self.images) and self.generating is None
 
     def stop(self, reason: TaskError) -> None:
-        """End the attempt with this error, unless its pictures are already complete. The first reason counts."""
+        """End the attempt with this error, unless its images are already complete. Only the first reason counts."""
         if self.stopped_by is None:
             self.stopped_by = reason
             if self.generating is not None:
@@ -76,7 +76,7 @@ class Attempt:
         return Started(task_id=self.task.task_id, at=at, attempt=self.number, owner=owner)
 
     def progress(self, owner: str, at: float) -> Progress:
-        """The event that says how far it is."""
+        """The event that reports its progress."""
         return Progress(
             task_id=self.task.task_id,
             at=at,
@@ -112,7 +112,7 @@ class Attempt:
         )
 
     def request(self, max_runtime: float) -> RunRequest:
-        """The runner's request; `max_runtime` (seconds) is for a task that names none."""
+        """The runner's request; `max_runtime` (seconds) applies if the task sets none."""
         task = self.task
         metadata = {"task_id": task.task_id, "model": task.model_name}
         if task.alias is not None:

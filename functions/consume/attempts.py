@@ -1,4 +1,4 @@
-"""The attempts under way in this process: start them, stop them, keep them informed after their partition is lost."""
+"""Starts and stops the attempts of this process, and follows their events after their partition is lost."""
 
 from collections.abc import Callable, Collection
 
@@ -34,7 +34,7 @@ class Attempts:
         may_begin: Callable[[Attempt], bool],
         on_over: Callable[[Attempt], None],
     ) -> None:
-        """`may_begin` decides again just before an attempt asks its runner; `on_over` is called when one is over."""
+        """`may_begin` is called just before an attempt calls its runner, `on_over` when an attempt is over."""
         self._handler = handler
         self._view = view
         self._task_log = task_log
@@ -49,7 +49,7 @@ class Attempts:
 
     @property
     def storing(self) -> int:
-        """How many have pictures that wait to be stored."""
+        """How many attempts have images that wait to be stored."""
         return sum(attempt.storing for attempt in self.under_way.values())
 
     def __contains__(self, task_id: str) -> bool:
@@ -62,7 +62,7 @@ class Attempts:
         return None if attempt is None else attempt.number
 
     def start(self, task: Task, partition: Partition, state: TaskState, slot: Slot) -> None:
-        """Begin the next attempt at the task, whose state this is, at the slot's runner."""
+        """Begin the next attempt at the task on the slot's runner. `state` is the task's state now."""
         attempt = Attempt(
             task=task,
             partition=partition,
@@ -87,13 +87,13 @@ class Attempts:
             self._on_over(attempt)
 
     def apply(self, task_id: str, action: Action) -> None:
-        """Tell the attempt at the task, if there is one, what its owner decided."""
+        """Apply the owner's decision about the task to its attempt, if one is under way here."""
         if attempt := self.under_way.get(task_id):
             attempt.apply(action)
 
     def note_release(self, event: Released) -> None:
-        """A Released event was read. If it is of an attempt that is still winding up here, remember it: no later event
-        will say that the task is free."""
+        """Note that a Released event was read. If its attempt is still ending here, the attempt remembers the event,
+        because no later event will say that the task may start again."""
         attempt = self.under_way.get(event.task_id)
         if attempt is not None and (event.owner, event.attempt) == (self._owner, attempt.number):
             attempt.release_seen = True

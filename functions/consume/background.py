@@ -20,7 +20,7 @@ class Background:
         return bool(self._work)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run this beside everything else."""
+        """Run this concurrently with the other work."""
         task = asyncio.ensure_future(work)
         self._work.add(task)
         task.add_done_callback(self._done)
@@ -38,7 +38,7 @@ class Background:
             await asyncio.wait(self._work)
 
     async def cancel(self) -> None:
-        """Cancel everything, also what it spawns meanwhile, and wait until it has ended."""
+        """Cancel all work, also work that is spawned meanwhile, and wait until it has ended."""
         while self._work:
             work = tuple(self._work)
             for task in work:

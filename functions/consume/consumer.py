@@ -1,13 +1,13 @@
-"""The consumer process: how it is built, how it runs, how it shuts down. The worker and the tests share all of it.
+"""The consumer process: how it is built, how it runs, how it shuts down. Worker, triggers and tests use it.
 
 A delivery takes these steps:
 
-1. receive        `Dispatcher.receive`: records, or partitions that came or went
+1. receive        `Dispatcher.receive`: records, or partitions that were assigned or revoked
 2. read           `View.apply`: what each record means, and the task's state after it
 3. decide         `tasks.ownership.next_action`, acted on by `Dispatcher._decide`
 4. start attempt  `Dispatcher.dispatch`, `Attempts.start`: the next task of the fair queue that a runner has room for
-5. generate       `Handler._generate`: the runner's frames; the first one emits Started
-6. store          `Handler._store_pictures`
+5. generate       `Handler._generate`: the runner's frames; the handler emits Started at the first one
+6. store          `Handler._store_images`
 7. commit outcome `Handler.finish`: outcome.json, the commit point of the task
 8. announce       `Handler.announce`: the Outcome event
 9. commit offset  `OwnedPartitions.end`, when the dispatcher reads that Outcome event back from the log
@@ -69,7 +69,7 @@ class Consumer:
     async def run(self) -> None:
         """Work until `stop` is called or a part fails, then shut down. Raises the error of the part that failed.
 
-        Cancelling it ends everything at once, as a crash would: nothing is handed back, the log is not closed.
+        Cancelling it ends everything at once, as a crash would: no attempt is released and the log is not closed.
         """
         parts: list[asyncio.Future[Any]] = []
         try:
@@ -96,7 +96,7 @@ class Consumer:
                 await self.background.cancel()
 
     def stop(self, grace: float | None = None) -> None:
-        """Let `run` shut down; `grace` seconds replace the usual grace. A second call cuts the grace short."""
+        """Make `run` shut down; `grace` (seconds) replaces the consumer's grace. A second call cuts the grace short."""
         if self.stop_requested.is_set():
             self._hurried.set()
         if grace is not None:
@@ -110,8 +110,8 @@ class Consumer:
     async def _shut_down(self, parts: Sequence["asyncio.Future[Any]"]) -> None:
         """The one order in which a consumer ends.
 
-        Attempts that no runner has accepted stop before the group is left: their Started event would come after the end
-        of the log up to which the next owner reads, so that owner could start the task as well.
+        Attempts that no runner has accepted stop before this process leaves the group: the next owner reads the log up
+        to its present end, so it would miss a later Started event and could start the task as well.
         """
         logger.info("stopping")
         self.dispatcher.start_no_more()
@@ -151,7 +151,8 @@ def build_consumer(
     addresses: Callable[[], Awaitable[Sequence[str]]],
     connect: Callable[[str], RunnerClient],
 ) -> Consumer:
-    """A consumer on these adapters; nothing is started. `addresses` names the runners, `connect` makes a client."""
+    """A consumer on these adapters; nothing is started. `addresses` returns the URLs of the runners, `connect`
+    makes the client of one."""
     metrics = Metrics()
     topics = (*settings.lane_names, task_log.events_topic)
     owner = secrets.token_hex(8)
@@ -173,8 +174,7 @@ def build_consumer(
         max_unstored=settings.max_unstored,
         not_understood_wait=settings.not_understood_wait,
     )
-    # Room that appears at a runner is given to the next task in the same call: when a runner answers again, and when
-    # the handler releases a slot.
+    # When a runner answers again or a slot is released, the next task is started in the same call.
     pool.changed = dispatcher.dispatch
     return Consumer(
         dispatcher=dispatcher,

@@ -31,7 +31,7 @@ from tasks.task import Task
 logger = logging.getLogger(__name__)
 
 PURPOSES = EXPIRE, LEASE, AGAIN = "expire", "lease", "again"
-"""Purposes of timers: start_within is over; the lease is about to expire; decide again with the task as queued."""
+"""Purposes of timers: start_within is over; the lease is about to end; decide about the task again."""
 
 
 class Dispatcher:
@@ -123,8 +123,8 @@ class Dispatcher:
             case EventChange():
                 self._read_event(change)
             case Unreadable(record=record) if record.kind == "task":
-                # Opened before the dead letter is written: else a later record that is done would move the watermark
-                # past this one.
+                # The record is opened before the dead letter is written. Otherwise a later record that is done would
+                # move the watermark past this one.
                 self.partitions.open(record.place)
                 self._background.spawn(self._dead_letter(change))
             case Unreadable() if not self.partitions.ready:
@@ -156,7 +156,7 @@ class Dispatcher:
             self._decide(event.task_id, read.after)
 
     def _admit(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
-        """Take up an unfinished task: its events up to now have been read."""
+        """Queue, watch or end an unfinished task whose events up to now have been read."""
         if isinstance(refusal, NotUnderstood):
             # It gets no place in the queue, so it cannot start here. Its record stays open: whoever owns the partition
             # next reads it again.
@@ -172,7 +172,7 @@ class Dispatcher:
                 self._end_queued(task.task_id, StartedTooLate())
                 return
             self._timers.set((EXPIRE, task.task_id), expires)
-        # Nobody knows any more when the delay after its last attempt began, so it counts as over.
+        # This process does not know when the delay after the last attempt began, so it counts as over.
         self._decide(task.task_id, replace(state, delay=0.0))
 
     def _decide(self, task_id: str, state: TaskState) -> None:
@@ -205,7 +205,7 @@ class Dispatcher:
                     self._leave_to_newer_version(task_id)
 
     def _leave_to_newer_version(self, task_id: str) -> None:
-        """End a task that this version does not understand once its time is over; until then, decide again then."""
+        """Fail a task that this version does not understand if its time is over; else set a timer for that time."""
         seen = self._view.get(task_id)
         if seen is None or seen.task is None or not isinstance(seen.refusal, NotUnderstood):
             return
@@ -216,7 +216,7 @@ class Dispatcher:
             self._timers.set((AGAIN, task_id), until)
 
     def _catch_up(self) -> None:
-        """Take up the tasks of partitions whose events have now been read up to where they ended at assignment."""
+        """Admit the tasks of the partitions whose events have now been read up to their end at assignment."""
         if self.partitions.ready:
             return
         for partition in self.partitions.caught_up(self._view.offsets()):
@@ -267,7 +267,7 @@ class Dispatcher:
             self._end(seen.task, seen.partition, error)
 
     def _end(self, task: Task, partition: Partition, error: TaskError) -> None:
-        """Write an outcome for a task that no attempt runs here. It is closed when its Outcome event is read."""
+        """Write the outcome of a task that has no attempt here. Its record is closed when its Outcome event is read."""
         if task.task_id not in self._ending:
             self._ending.add(task.task_id)
             self.queues.remove(task.task_id)
@@ -289,7 +289,7 @@ class Dispatcher:
 
     def _give_up(self, partitions: frozenset[Partition]) -> None:
         """The group gave these partitions to another owner. Their queued tasks are forgotten. Attempts that a runner
-        has accepted go on, because the next owner leaves a task alone while its events come."""
+        has accepted go on, because the next owner leaves a task alone while its events keep arriving."""
         self.partitions.drop(partitions)
         self.attempts.stop_unaccepted(partitions)
         self.attempts.orphan(partitions)

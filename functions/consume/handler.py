@@ -1,6 +1,6 @@
 """One attempt at one task, from the runner to the announced outcome.
 
-The order of effects is the order of the lines in `run` and `finish`: Started, frames, pictures, outcome.json (the
+The order of effects is the order of the lines in `run` and `finish`: Started, frames, images, outcome.json (the
 commit point), Outcome event. The Kafka offset is not committed here. It is committed when the dispatcher reads the
 Outcome event back from the log (`OwnedPartitions.end`): only then is it certain that every later owner will read it
 too, and an outcome that another owner announced is committed by the same line.
@@ -50,8 +50,8 @@ T = TypeVar("T")
 BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """Seconds before an unavailable store or queue is called again; the last one repeats."""
 HAND_OVER_STEPS, HAND_OVER_SECONDS = 2, 0.05
-"""The slot is released when so many steps or seconds are left: the next task then reaches the runner during the last
-step but one, and its prompt is encoded before the last step ends."""
+"""The slot is released when this many steps or seconds are left. The next task then reaches the runner before the last
+step begins, and its prompt is encoded before the last step ends."""
 _END_STATUS: dict[type[TaskError], EndStatus] = {Canceled: "canceled", StartedTooLate: "expired"}
 
 
@@ -61,7 +61,7 @@ class Handler:
     def __init__(
         self, task_log: TaskLog, store: ImageStore, clock: Clock, owner: str, metrics: Metrics, max_runtime: float
     ) -> None:
-        """`owner` names this process in the events; `max_runtime` (seconds) is for tasks that name none."""
+        """`owner` names this process in the events; `max_runtime` (seconds) applies to tasks that set none."""
         self._task_log = task_log
         self._store = store
         self._clock = clock
@@ -72,11 +72,11 @@ class Handler:
     async def run(
         self, attempt: Attempt, slot: Slot, may_begin: Callable[[Attempt], bool] = lambda _: True
     ) -> Outcome | Released | None:
-        """Run the attempt at the slot's runner. Returns the outcome that stands, or how the attempt was released, or
-        None if `may_begin`, asked just before the runner is, says that it may not begin any more.
+        """Run the attempt on the slot's runner. Returns the outcome that stands, or the Released event, or None if
+        `may_begin`, which is called just before the runner, returns False.
 
-        The handler alone releases the slot: while the last steps run, so that the next task reaches the runner in time,
-        and in any case when the runner is done with the task. Releasing it starts the next task in the same call.
+        Only the handler releases the slot: while the last steps run, so that the next task reaches the runner in time,
+        and at the latest when the runner is done with the task. The release starts the next task in the same call.
         """
         stored: Outcome | None = None
         heartbeat = asyncio.ensure_future(self._heartbeat(attempt))
@@ -101,7 +101,7 @@ class Handler:
                 return stored
             logger.info("generated", extra={"task_id": attempt.task.task_id, "attempt": attempt.number})
             began = self._clock.monotonic()
-            images = await self._store_pictures(attempt)
+            images = await self._store_images(attempt)
             attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})
             return await self.finish(attempt.task, attempt.partition, attempt=attempt, images=images)
         except Exception as error:
@@ -119,7 +119,7 @@ class Handler:
         images: tuple[StoredImage, ...] = (),
         error: TaskError | None = None,
     ) -> Outcome:
-        """Write the task's outcome, once, and announce the one that stands: this, or one that was written before."""
+        """Write the task's outcome unless it already has one, and announce the one that is stored. Returns that one."""
         outcome = Outcome(
             task_id=task.task_id,
             at=self._clock.now(),
@@ -151,7 +151,7 @@ class Handler:
         return await self._retry_until_available(lambda: self._store.get_outcome(task_id))
 
     async def dead_letter(self, record: Record, reason: str) -> None:
-        """Append a record that cannot be read to the dead letters."""
+        """Append to the dead letters a record that cannot be read."""
         await self._retry_until_available(lambda: self._task_log.dead_letter(record, reason))
         self._metrics.dead_letters.inc()
         logger.warning("dead letter", extra={"place": str(record.place), "reason": reason})
@@ -167,8 +167,8 @@ class Handler:
         return released
 
     def release_on_exit(self, attempt: Attempt) -> None:
-        """Emit, without waiting, that this process exits before the attempt is over. If the event is lost, the task is
-        taken when its lease expires."""
+        """Emit, without waiting, that this process exits before the attempt is over. If the event is lost, the next
+        owner starts the task when its lease expires."""
         if attempt.accepted:
             self._task_log.emit(self._released(attempt, "shutting_down", 0.0, counts=False), attempt.partition)
 
@@ -220,7 +220,7 @@ class Handler:
                     case Preview():
                         self._emit_preview(attempt, frame)
                     case Image():
-                        attempt.pictures.append(frame)
+                        attempt.images.append(frame)
                     case End():
                         attempt.timings = Timings(
                             queued=attempt.queued_seconds,
@@ -230,13 +230,14 @@ class Handler:
                         attempt.acceleration = frame.acceleration
                     case _:
                         continue
-        if len(attempt.pictures) != attempt.task.image_params.num_images:
+        if len(attempt.images) != attempt.task.image_params.num_images:
             raise GenerationFailed(
-                f"The runner ended with {len(attempt.pictures)} of {attempt.task.image_params.num_images} pictures."
+                f"The runner ended with {len(attempt.images)} of {attempt.task.image_params.num_images} images."
             )
 
     async def _fetch_inputs(self, task: Task) -> list[Input]:
-        """The files that the task's images start from. Runners have no access to the store: the owner sends them along.
+        """The files that the task's images start from. Runners have no access to the store, so the
+        consumer sends the files with the request.
 
         Raises InputMissing.
         """
@@ -250,8 +251,8 @@ class Handler:
         return inputs
 
     def _emit_preview(self, attempt: Attempt, frame: Preview) -> None:
-        """Emit the preview, unless it comes too soon after the one before or is too large: a runner of another version
-        may not keep these limits, and a preview is not worth a failed attempt."""
+        """Emit the preview, unless it is too large or comes too soon after the previous one: a runner of another
+        version may not keep these limits, and a preview is not worth a failed attempt."""
         now = self._clock.monotonic()
         too_soon = attempt.previewed_at is not None and now - attempt.previewed_at < PREVIEW_SECONDS
         if not attempt.task.previews or too_soon or len(frame.payload) > PREVIEW_BYTES:
@@ -266,13 +267,13 @@ class Handler:
         logger.info("started", extra=fields)
 
     async def _failed(self, attempt: Attempt, error: TaskError) -> Outcome | Released:
-        attempt.pictures.clear()
+        attempt.images.clear()
         decision = decide(error, attempt.tries)
         if isinstance(decision, Fail):
             return await self.finish(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
         return await self.release(attempt, error.code(), decision.delay, decision.counts)
 
-    async def _store_pictures(self, attempt: Attempt) -> tuple[StoredImage, ...]:
+    async def _store_images(self, attempt: Attempt) -> tuple[StoredImage, ...]:
         unique = f"{attempt.number}-{secrets.token_hex(4)}"
         folder = f"tasks/{attempt.task.task_id}"
         suffix = attempt.task.image_params.format
@@ -291,12 +292,12 @@ class Handler:
                 seed=image.seed,
             )
 
-        in_order = sorted(attempt.pictures, key=lambda image: image.index)
+        in_order = sorted(attempt.images, key=lambda image: image.index)
         puts = await asyncio.gather(*map(put, in_order), return_exceptions=True)
         stored = tuple(image for image in puts if isinstance(image, StoredImage))
         for error in puts:
             if isinstance(error, BaseException):
-                # The next attempt stores its pictures under other names, so these would stay in the store for ever.
+                # The next attempt stores its images under other names, so these would stay in the store for ever.
                 await self._retry_until_available(lambda: self._store.delete_images([image.key for image in stored]))
                 raise error
         return stored

@@ -36,14 +36,14 @@ class Metrics:
         self.busy = Gauge("ai_image_gen_runner_busy_share", "Share of the pixel budget in use.", ["model"], registry=r)
         self.runners = Gauge("ai_image_gen_runners", "Runners that answer.", ["model"], registry=r)
         self.retries = Counter(
-            "ai_image_gen_retries", "Attempts that ended without outcome.", ["model", "code"], registry=r
+            "ai_image_gen_retries", "Attempts that ended without an outcome.", ["model", "code"], registry=r
         )
         self.dead_letters = Counter("ai_image_gen_dead_letters", "Records that could not be read.", registry=r)
-        self.unstored = Gauge("ai_image_gen_unstored", "Finished tasks whose pictures are being stored.", registry=r)
+        self.unstored = Gauge("ai_image_gen_unstored", "Generated tasks whose images are being stored.", registry=r)
         self.running = Gauge("ai_image_gen_running", "Attempts under way.", registry=r)
 
     def measure(self, queues: Queues, pool: RunnerPool, unstored: int, now: Callable[[], float]) -> None:
-        """Set the gauges to the present values. `unstored`: tasks whose pictures wait to be stored."""
+        """Set the gauges to the present values. `unstored`: tasks whose images wait to be stored."""
         self.depth.clear()
         self.oldest.clear()
         for model, lane, count, age in queues.depths(now):
@@ -53,11 +53,11 @@ class Metrics:
         self.busy.clear()
         for model, share in pool.busy_shares():
             self.busy.labels(model).set(share)
-        for model, card in pool.cards().items():
-            self.runners.labels(model).set(card.runners)
+        for name, served in pool.models().items():
+            self.runners.labels(name).set(served.runners)
 
     def ended(self, outcome: Outcome) -> None:
-        """Count an outcome and its stages."""
+        """Count an outcome and record the seconds of its stages."""
         task = outcome.task
         code = outcome.error.code if outcome.error else ""
         self.tasks.labels(task.model_name, task.topic, outcome.status, code).inc()

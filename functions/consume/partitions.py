@@ -1,4 +1,4 @@
-"""The partitions that this process owns: what of them it has read, and how far their offsets may be committed."""
+"""The partitions that this process owns: which of their records are open, and which offsets may be committed."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -9,8 +9,8 @@ from tasks.watermark import Watermark
 
 
 class OwnedPartitions:
-    """Every task record is opened when it is read and closed once: when its task has an outcome, or when the record is
-    with the dead letters. The offset that is committed is that of the oldest open record, so a new owner reads every
+    """Every task record is opened when it is read and closed once: when its task has an outcome, or when the record
+    is in the dead letters. The offset that is committed is that of the oldest open record, so a new owner reads every
     unfinished task again."""
 
     def __init__(self, member: GroupMember, events_topic: str) -> None:
@@ -34,17 +34,17 @@ class OwnedPartitions:
 
     @property
     def ready(self) -> bool:
-        """Whether every event has been read that must be known before a task is started."""
+        """Whether partitions are owned and every one has caught up, so that tasks may start."""
         return bool(self._owned) and not self._catching_up
 
     def add(self, events_until: Mapping[Partition, int]) -> None:
-        """These partitions were assigned. No task of one may start before its events are read up to this offset: they
-        say what the previous owner did."""
+        """Note that these partitions were assigned. No task of a partition may start before its events are read up to
+        the given offset, because they say what the previous owner did."""
         self._owned.update(events_until)
         self._catching_up.update(events_until)
 
     def drop(self, partitions: Collection[Partition]) -> None:
-        """These partitions were revoked: nothing of them is committed from now on."""
+        """Note that these partitions were revoked: none of their offsets is committed from now on."""
         self._owned.difference_update(partitions)
         for partition in partitions:
             self._catching_up.pop(partition, None)
@@ -57,11 +57,11 @@ class OwnedPartitions:
             del self._watermarks[key]
 
     def is_catching_up(self, partition: Partition) -> bool:
-        """Whether events of it must still be read before its tasks may start."""
+        """Whether events of the partition must still be read before its tasks may start."""
         return partition in self._catching_up
 
     def may_act(self, partition: Partition) -> bool:
-        """Whether it is owned and its events have been read far enough."""
+        """Whether the partition is owned and its events have been read far enough."""
         return partition in self._owned and partition not in self._catching_up
 
     def caught_up(self, offsets: Mapping[tuple[str, Partition], int]) -> list[Partition]:
@@ -72,17 +72,17 @@ class OwnedPartitions:
         return done
 
     def open(self, place: Place, task_id: str | None = None) -> None:
-        """A task record was read; `task_id` if its task has no outcome yet."""
+        """Note that a task record was read. `task_id` is given if its task has no outcome yet."""
         self._watermarks[place.topic, place.partition].opened(place.offset)
         if task_id is not None:
             self._places.setdefault(task_id, []).append(place)
 
     def end(self, task_id: str) -> None:
-        """The Outcome event of the task was read: its records are done."""
+        """Close every record of the task: its Outcome event was read."""
         self.close(self._places.pop(task_id, ()))
 
     def close(self, places: Iterable[Place]) -> None:
-        """These records are done: commit the offset of the oldest one that is not."""
+        """Note that these records are done, and commit the offset of the oldest record that is not."""
         for place in places:
             watermark = self._watermarks.get((place.topic, place.partition))
             if watermark is not None and place.partition in self._owned:

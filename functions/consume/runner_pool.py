@@ -9,24 +9,24 @@ from tasks.capabilities import ServedModel
 from tasks.errors import QueueUnavailable, TaskError
 from tasks.ports import Clock, RunnerClient, TaskLog
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 RATE_CHANGE = 0.2
-"""A model's speed is published again when it has changed by this share."""
+"""A model's speed is published again when it has changed by more than this share."""
 _VOLATILE = {"instance", "running_pixels", "waiting", "seconds_per_megapixel_step"}
 
 
 @dataclass(eq=False)
 class _Member:
-    """One runner. `models` holds those that take tasks now, by name; it is empty while the runner does not answer."""
+    """One runner. `models`: those that take tasks now, by name; empty while the runner does not answer."""
 
     runner: RunnerClient
     models: dict[str, ServedModel] = field(default_factory=dict)
     slots: set["Slot"] = field(default_factory=set)
 
     def pixels(self, model: str | None = None) -> int:
-        """The pixels taken for this model, or for all."""
+        """The pixels of the slots that are taken for this model; None: for all models of the runner."""
         return sum(slot.pixels for slot in self.slots if model in (None, slot.model))
 
 
@@ -41,7 +41,7 @@ class Slot:
 
     @property
     def runner(self) -> RunnerClient:
-        """The runner that has the room."""
+        """The runner that does the task."""
         return self.member.runner
 
     def release(self) -> None:
@@ -51,9 +51,9 @@ class Slot:
             self.released()
 
     def lost(self) -> None:
-        """The runner stopped answering: it gets no task until it describes itself again."""
+        """Give the runner no task until it answers `describe` again: it has stopped answering."""
         if self.member.models:
-            log.warning("runner %s of %s is away: it stopped answering", self.runner.url, _names(self.member.models))
+            logger.warning("runner %s of %s is away: it stopped answering", self.runner.url, _names(self.member.models))
         self.member.models = {}
 
 
@@ -67,7 +67,7 @@ class RunnerPool:
         log: TaskLog,
         clock: Clock,
     ) -> None:
-        """`addresses` gives the urls at which runners may be now, `connect` makes the client of one."""
+        """`addresses` returns the URLs at which runners may be now, `connect` makes the client of one URL."""
         self._addresses = addresses
         self._connect = connect
         self._log = log
@@ -75,7 +75,7 @@ class RunnerPool:
         self._members: dict[str, _Member] = {}
         self._published: dict[str, ServedModel] = {}
         self.changed: Callable[[], None] = lambda: None
-        """Called whenever room appears."""
+        """Called whenever a slot is released or a runner begins to serve a model."""
 
     async def watch(self) -> None:
         """Ask every runner what it can do, every POLL_SECONDS, and publish the changes."""
@@ -102,13 +102,13 @@ class RunnerPool:
         except TaskError as error:
             member.models, reason = {}, error.detail
         if gone := before.keys() - member.models.keys():
-            log.warning("runner %s of %s is away: %s", member.runner.url, _names(gone), reason)
+            logger.warning("runner %s of %s is away: %s", member.runner.url, _names(gone), reason)
         if new := member.models.keys() - before.keys():
-            log.info("runner %s serves %s", member.runner.url, _names(new))
+            logger.info("runner %s serves %s", member.runner.url, _names(new))
             self.changed()
 
     async def _publish(self) -> None:
-        for name, model in self.cards().items():
+        for name, model in self.models().items():
             published = self._published.get(name)
             if published is not None and not _differs(published, model):
                 continue
@@ -118,29 +118,29 @@ class RunnerPool:
                 return
             self._published[name] = model
 
-    def learn(self, card: ServedModel) -> None:
-        """Take over what the log says of a model when this process starts, so that a model whose runners have all gone
-        is published as such."""
-        self._published.setdefault(card.model, card)
+    def learn(self, model: ServedModel) -> None:
+        """Remember what an earlier process published about a model, unless this process has published it already. A
+        model whose runners went away while no consumer ran is then published again, with no runners."""
+        self._published.setdefault(model.model, model)
 
-    def cards(self) -> dict[str, ServedModel]:
-        """What each model can do now. A model whose runners are all away keeps what was last published, with no
-        runners."""
-        cards = {name: model.model_copy(update={"runners": 0}) for name, model in self._published.items()}
+    def models(self) -> dict[str, ServedModel]:
+        """What each model can do now, by name. A model whose runners are all away keeps what was last published, with
+        0 runners."""
+        models = {name: model.model_copy(update={"runners": 0}) for name, model in self._published.items()}
         for member in self._members.values():
             for name, model in member.models.items():
-                count = cards[name].runners if name in cards else 0
-                cards[name] = model.model_copy(update={"runners": count + 1})
-        return cards
+                count = models[name].runners if name in models else 0
+                models[name] = model.model_copy(update={"runners": count + 1})
+        return models
 
     def has_room(self, model: str) -> bool:
-        """Whether any runner of the model could take a task of some size."""
+        """Whether any runner of the model has pixels left in its budget."""
         return any(member.pixels(model) < served.pixel_budget for member, served in self._of(model))
 
     def take(self, model: str, pixels: int) -> Slot | None:
-        """Room for a task of so many pixels at the least loaded runner of the model that has it, or None.
+        """Take room for a task of this many pixels at the least loaded runner of the model. None: no runner has room.
 
-        The pixel budget is per runner and model. A runner that draws nothing of the model takes a task of any size.
+        Each model of each runner has a pixel budget. A runner that does no task of the model takes one of any size.
         """
         fitting = [
             member
@@ -155,7 +155,7 @@ class RunnerPool:
         return slot
 
     def busy_shares(self) -> Iterator[tuple[str, float]]:
-        """Model and the share of its pixel budget in use, for each model of every runner that answers."""
+        """The model and the share of its pixel budget that is in use, for each model of every runner that answers."""
         for member in self._members.values():
             for name, served in member.models.items():
                 yield name, member.pixels(name) / served.pixel_budget

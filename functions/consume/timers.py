@@ -1,4 +1,4 @@
-"""Timers: one time per purpose and task, at which the dispatcher must decide again."""
+"""Timers: for each purpose and task, the time at which the dispatcher must decide again."""
 
 import asyncio
 import heapq

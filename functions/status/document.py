@@ -1,4 +1,4 @@
-"""What is known of one task, and the status document that is made of it: the answer that every face builds on."""
+"""What is known about one task, and the status document made from it, which every face answers with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,13 +179,13 @@ _NO_ACCELERATION = TaskAcceleration()
 
 
 def make_document(
-    snapshot: TaskSnapshot, queues: Queues, cards: Mapping[str, ServedModel], links: Links, *, has_preview: bool
+    snapshot: TaskSnapshot, queues: Queues, models: Mapping[str, ServedModel], links: Links, *, has_preview: bool
 ) -> TaskStatus:
     """The status document of this snapshot. The task's place in the queue is read here and not kept in a snapshot: it
     changes with every other task."""
     task, state, outcome = snapshot.task, snapshot.state, snapshot.outcome
     steps = task.image_params.steps
-    estimate = queues.estimate(task, state, cards.get(task.model_name))
+    estimate = queues.estimate(task, state, models.get(task.model_name))
     images = _images(outcome, links) if outcome else []
     error = TaskError.model_validate(outcome.error.model_dump()) if outcome and outcome.error else None
     return TaskStatus(

@@ -51,28 +51,28 @@ class ModelList(BaseModel):
     models: list[ModelEntry] = Field(description="One entry for every name that a request may use.")
 
 
-_FROM_CARD = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "drawn_at", "queued"}
+_FROM_MODEL = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "drawn_at", "queued"}
 
 
 def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
     """The entries of the models of these names and of their aliases."""
     entries = []
-    for card in index.view.models().values():
-        if card.model not in names:
+    for model in index.view.models().values():
+        if model.model not in names:
             continue
-        queued = len(index.queues.queue(card.model))
-        entries += [_entry(name, card, queued) for name in (card.model, *card.aliases)]
+        queued = len(index.queues.queue(model.model))
+        entries += [_entry(name, model, queued) for name in (model.model, *model.aliases)]
     return ModelList(models=sorted(entries, key=lambda entry: entry.model_name))
 
 
-def _entry(name: str, card: ServedModel, queued: int) -> ModelEntry:
-    offered = card.offered_as(name)
-    own = name == card.model
+def _entry(name: str, model: ServedModel, queued: int) -> ModelEntry:
+    offered = model.offered_as(name)
+    own = name == model.model
     return ModelEntry(
         model_name=name,
-        alias_of=None if own else card.model,
-        aliases=card.aliases if own else (),
-        drawn_at=nearest_size(offered.width, offered.height, card) if name in card.stand_ins else None,
+        alias_of=None if own else model.model,
+        aliases=model.aliases if own else (),
+        drawn_at=nearest_size(offered.width, offered.height, model) if name in model.stand_ins else None,
         queued=queued,
-        **offered.model_dump(include=_FROM_CARD),
+        **offered.model_dump(include=_FROM_MODEL),
     )

@@ -18,8 +18,8 @@ _TASK_ID = re.compile(TASK_ID)
 
 @dataclass(frozen=True)
 class Status:
-    """The status function. Its three lookups ask the same question at three depths: the view alone, the view and the
-    store, and both after the view has read everything that the log holds now."""
+    """The status function. It has three lookups: in the view alone, in the view and then the store, and in both after
+    the view has read everything that the log holds now."""
 
     task_log: TaskWriter
     store: ImageStore
@@ -31,7 +31,7 @@ class Status:
         return TaskSnapshot.from_view(self.index.view.get(task_id))
 
     async def find_in_view_or_store(self, task_id: str) -> TaskSnapshot | None:
-        """The task as the view has it, or else as its stored outcome tells it. Raises StoreUnavailable."""
+        """The task as the view has it, or else as its stored outcome describes it. Raises StoreUnavailable."""
         snapshot = self.find_in_view(task_id)
         if snapshot is not None:
             return snapshot
@@ -55,7 +55,7 @@ class Status:
         return snapshot
 
     async def wait(self, task_id: str, seconds: float) -> TaskSnapshot:
-        """The task when it has ended, when so many seconds have passed, or when this gateway is about to end."""
+        """The task when it has ended, when this many seconds have passed, or when this gateway is about to end."""
         with self.index.watching(task_id) as changed:
             snapshot = await self.get(task_id)
             try:

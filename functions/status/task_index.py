@@ -42,7 +42,7 @@ class TaskIndex:
 
     @property
     def started(self) -> bool:
-        """Whether reading has begun. Before that, the index holds only what its file held, and no model cards."""
+        """Whether reading has begun. Before that, the index holds only the tasks in the view's file, and no models."""
         return bool(self._positions)
 
     def lag(self, ends: Mapping[tuple[str, Partition], int]) -> int:
@@ -56,7 +56,7 @@ class TaskIndex:
             raise StartingUp(retry_after=2)
 
     async def reached(self, ends: Mapping[tuple[str, Partition], int], seconds: float) -> bool:
-        """Wait until everything below these end offsets is read; False where that takes longer than so many seconds."""
+        """Wait until everything below these end offsets is read; False if that takes longer than `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 while not self.started or self.lag(ends):

@@ -21,7 +21,7 @@ def refusal(load: Load, limits: Limits, queue: FairQueue, runners: int) -> TaskE
     """The error that refuses one more task of this user, or None where there is room.
 
     `queue` and `runners` are those of the task's model: they give the estimate of when there will be room. The queue
-    gets shorter when the next task is started, one user's part of it when every other user has had a turn.
+    gets shorter when the next task starts; one user's part of it gets shorter once per round of all users.
     """
     turn = queue.mean_cost / max(1, runners)
     if load.of_user >= limits.of_user:

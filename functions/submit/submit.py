@@ -40,9 +40,9 @@ class Submit:
         self, request: GenerateRequest, idempotency_key: str | None = None, traceparent: str | None = None
     ) -> TaskSnapshot:
         """The task as accepted and appended. With an Idempotency-Key that was used before, the earlier task as it is
-        now. A `traceparent` that is not written as W3C Trace Context has it is left out.
+        now. A `traceparent` that is not valid W3C Trace Context is left out.
 
-        Raises the TaskError that says what the model cannot do, InvalidRequest, IdempotencyKeyReused, UserQueueFull,
+        Raises the TaskError that names what the model cannot do, InvalidRequest, IdempotencyKeyReused, UserQueueFull,
         QueueFull, QueueUnavailable, StartingUp, and with a key StoreUnavailable.
         """
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
@@ -69,7 +69,7 @@ class Submit:
         self, request: GenerateRequest, task_id: str, mark: str | None, traceparent: str | None
     ) -> TaskSnapshot:
         if not self.index.started:
-            # The model cards come from the log too.
+            # What each model can do is read from the log too.
             await self.index.caught_up()
         task = accept(
             request,
@@ -92,14 +92,14 @@ class Submit:
 
     def _check_room(self, task: Task) -> None:
         """Raise UserQueueFull or QueueFull where the queue has no room for the task."""
-        queues, card = self.index.queues, self.index.view.models()[task.model_name]
+        queues, model = self.index.queues, self.index.view.models()[task.model_name]
         limits = Limits(self.settings.max_queued_tasks_per_user, self.settings.max_queued_tasks)
-        error = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), card.runners)
+        error = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), model.runners)
         if error is not None:
             raise error
 
     async def _append_expected(self, task: Task) -> Place:
-        """Append the task. It counts against the limits from before the append, so that a burst cannot pass them."""
+        """Append the task. It counts towards the limits before it is appended, so that a burst cannot exceed them."""
         queues = self.index.queues
         queues.expect(task)
         try:

@@ -1,4 +1,4 @@
-"""The task id that belongs to an Idempotency-Key: the same at every gateway, and not to be guessed."""
+"""The task id that belongs to an Idempotency-Key: the same at every gateway, and impossible to guess."""
 
 import hashlib
 import hmac

@@ -1,6 +1,7 @@
 """AWS Lambda with a Kafka event source (Amazon MSK or self-managed): `functions.consume.lambda_.handler`.
 
-The event source mapping needs ReportBatchItemFailures; its batch should be no larger than what fits the timeout.
+The event source mapping needs ReportBatchItemFailures. Its batches should be small enough to end within
+the function's timeout.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from tasks.accept import find_lane
 from tasks.log import Place, Record
 
 MARGIN_SECONDS = 5.0
-"""Seconds of the function's time that are kept for handing unfinished tasks back."""
+"""Seconds of the function's time that are reserved for releasing unfinished tasks."""
 
 
 class Context(Protocol):
@@ -31,7 +32,7 @@ class Context(Protocol):
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Bring every task of the batch to its outcome. The answer names, for each partition, the first record without one:
-    the platform delivers it and all that follow it again."""
+    the platform delivers that record and all after it again."""
     loop, _, push = _environment()
     return loop.run(answer(push, event, context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS))
 

@@ -82,7 +82,7 @@ def _problem(error: TaskError, status: int, headers: Mapping[str, str] | None = 
 
 
 async def serve(settings: Settings) -> None:
-    """Take events until SIGTERM or SIGINT; tasks that run then get CONSUMER_GRACE seconds to end."""
+    """Take events until SIGTERM or SIGINT; tasks that still run then get CONSUMER_GRACE seconds to end."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -96,7 +96,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Read the settings and work."""
+    """Read the settings and serve events."""
     settings = load_settings()
     configure_logging(settings, "consumer_knative")
     asyncio.run(serve(settings))

@@ -1,8 +1,8 @@
 """The push consumer: a platform delivers task records one by one, and each is brought to its outcome.
 
-There is no queue and no fairness here: the platform commits the offsets and decides how many records come at once. The
-process reads no events, so a cancel does not stop a running task, and a record that is delivered to two processes at
-the same time may run twice. The outcome is still written once.
+There is no queue and no fairness here: the platform commits the offsets and decides how many records it delivers at
+once. The process reads no events, so a cancel does not stop a running task, and a record that is delivered to two
+processes at the same time may run twice. The outcome is still written once.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tasks.task import Task
 logger = logging.getLogger(__name__)
 
 REDELIVER_SECONDS = 30.0
-"""When a platform may deliver a task again that this version does not understand."""
+"""Seconds after which a platform may deliver again a task that this version does not understand."""
 
 
 class PushConsumer:
@@ -40,14 +40,14 @@ class PushConsumer:
     def __init__(
         self, consumer: Consumer, lanes: Sequence[str], task_log: TaskLog, clock: Clock, not_understood_wait: float
     ) -> None:
-        """Uses the consumer's handler and runners; its dispatcher is never started. A task that needs a newer version
-        fails `not_understood_wait` seconds after it was created."""
+        """Uses the handler and the runners of the consumer, whose dispatcher is never started. A task that needs a
+        newer version fails `not_understood_wait` seconds after it was created."""
         self._handler = consumer.handler
         self._pool = consumer.pool
         self._task_log = task_log
         self._clock = clock
         self._not_understood_wait = not_understood_wait
-        self._cards: dict[str, ServedModel] = {}
+        self._models: dict[str, ServedModel] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._room = asyncio.Event()
         self.lanes = lanes
@@ -55,28 +55,28 @@ class PushConsumer:
         self._pool.changed = self._has_room
 
     async def prepare(self) -> None:
-        """Read every model's card, also those whose runners are all away, then ask the runners."""
+        """Read from the log what each model can do, also a model whose runners are all away; then ask the runners."""
         async with aclosing(self._task_log.follow({})) as batches:
             async for batch in batches:
                 for record in batch.records:
-                    read = read_record(record, self._cards, self.lanes) if record.kind == "card" else None
+                    read = read_record(record, self._models, self.lanes) if record.kind == "card" else None
                     if isinstance(read, CardRead):
-                        self._cards[read.card.model] = read.card
+                        self._models[read.card.model] = read.card
                 if batch.starts:
                     break
         await self.look()
 
     async def look(self) -> None:
-        """Ask every runner for its card. After the platform paused this process, the cards it holds may be old."""
+        """Ask every runner what it can do: while the platform paused this process, the answers may have changed."""
         await self._pool.look()
 
     async def finish_all(self, records: Sequence[Record], seconds: float) -> list[Record]:
         """Bring the tasks of these records to their outcomes. Returns, in their order, the records to deliver again:
-        those without an outcome after so many seconds, those left to a newer version, and those that met an internal
+        those without an outcome after this many seconds, those left to a newer version, and those that met an internal
         error."""
         work = [asyncio.ensure_future(self.finish(record)) for record in records]
         deadline = asyncio.ensure_future(self._clock.sleep(seconds))
-        while not deadline.done() and (pending := [one for one in work if not one.done()]):
+        while not deadline.done() and (pending := [future for future in work if not future.done()]):
             await asyncio.wait((deadline, *pending), return_when=asyncio.FIRST_COMPLETED)
         for future in (deadline, *work):
             future.cancel()
@@ -93,11 +93,11 @@ class PushConsumer:
 
     async def finish(self, record: Record) -> Outcome | None:
         """Bring the task of the record to its outcome, in as many attempts as that takes. None: the record cannot be
-        read and is with the dead letters. Cancelling it hands the attempt back.
+        read and is in the dead letters. Cancelling the call releases the attempt.
 
         Raises NotUnderstood while the task is left to a newer version: the platform must deliver the record again.
         """
-        read = read_record(record, self._cards | self._pool.cards(), self.lanes)
+        read = read_record(record, self._models | self._pool.models(), self.lanes)
         assert isinstance(read, TaskRead | Unreadable)
         if isinstance(read, Unreadable):
             await self._handler.dead_letter(record, read.reason)

@@ -56,7 +56,7 @@ def house() -> PoolOfTwins:
 
 async def test_each_model_of_a_runner_is_served_and_published(house: PoolOfTwins):
     await house.pool.look()
-    assert {name: model.runners for name, model in house.pool.cards().items()} == {"sd-mini": 1, "flux-mini": 1}
+    assert {name: model.runners for name, model in house.pool.models().items()} == {"sd-mini": 1, "flux-mini": 1}
     assert [model.pixel_budget for model in house.published("flux-mini")] == [FLUX.pixel_budget]
 
 
@@ -76,7 +76,7 @@ async def test_each_model_of_a_runner_has_a_pixel_budget_of_its_own(house: PoolO
 async def test_a_model_that_is_still_loading_gets_no_task(house: PoolOfTwins):
     house.both.loading_models = {"flux-mini"}
     await house.pool.look()
-    assert list(house.pool.cards()) == ["sd-mini"]
+    assert list(house.pool.models()) == ["sd-mini"]
     assert house.pool.take("flux-mini", 1) is None
     assert house.published("flux-mini") == []
     house.both.loading_models = set()
@@ -90,7 +90,7 @@ async def test_a_model_that_is_still_loading_gets_no_task(house: PoolOfTwins):
 async def test_the_runner_with_the_least_work_of_any_model_is_chosen(house: PoolOfTwins):
     house.runners["memory://flux"] = MemoryRunner(FLUX, house.clock, url="memory://flux")
     await house.pool.look()
-    assert house.pool.cards()["flux-mini"].runners == 2
+    assert house.pool.models()["flux-mini"].runners == 2
     house.pool.take("sd-mini", 64 * 64)
     slot = house.pool.take("flux-mini", 64 * 64)
     assert slot is not None
@@ -103,7 +103,7 @@ async def test_a_lost_runner_serves_none_of_its_models_until_it_answers(house: P
     assert slot is not None
     slot.lost()
     assert house.pool.take("flux-mini", 1) is None
-    assert {model.runners for model in house.pool.cards().values()} == {0}
+    assert {model.runners for model in house.pool.models().values()} == {0}
     await house.pool.look()
     assert house.pool.take("flux-mini", 1)
 

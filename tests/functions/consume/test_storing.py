@@ -38,7 +38,7 @@ async def test_the_pictures_that_wait_for_a_store_are_bounded_however_long_it_is
         room = 2 * w.cards["sd-mini"].pixel_budget // (64 * 64)
         for _ in range(120):
             await w.clock.advance(1)
-            assert sum(len(attempt.pictures) for attempt in running.consumer.attempts.under_way.values()) <= 5 + room
+            assert sum(len(attempt.images) for attempt in running.consumer.attempts.under_way.values()) <= 5 + room
         made = len(w.runner.ran)
         assert made <= 5 + room
         w.store.down = False
