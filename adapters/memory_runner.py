@@ -49,7 +49,8 @@ class MemoryRunner:
         """See RunnerClient."""
         sent = {file.name: file.payload for file in inputs}
         if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._card.inputs):
-            raise InvalidRequest(f"{self._card.model} takes the inputs {self._card.inputs}.", field="inputs")
+            takes = f"the inputs {', '.join(self._card.inputs)}" if self._card.inputs else "no inputs"
+            raise InvalidRequest(f"{self._card.model} takes {takes}.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
