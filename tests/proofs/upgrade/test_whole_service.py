@@ -146,9 +146,9 @@ async def test_an_unknown_acceleration_of_a_newer_runner_is_kept_in_the_outcome(
     async with world() as w:
         run = w.runner.run
 
-        async def newer(request: Any) -> Any:
+        async def newer(request: Any, inputs: Any = ()) -> Any:
             decoder = Decoder()
-            async for frame in run(request):
+            async for frame in run(request, inputs):
                 fields = {"kind": frame.kind, **frame.model_dump()} | {FROM_THE_FUTURE: 1}
                 if frame.kind == "end":
                     fields["acceleration"] = {"cache": {"kind": "new"}}
