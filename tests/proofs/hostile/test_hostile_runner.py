@@ -37,6 +37,9 @@ FIELDS = (
     "preview",
     "max_runtime",
     "inputs",
+    "requires",
+    "alias",
+    "drawn_at",
     "x",
 )
 seeded = hypothesis.settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
