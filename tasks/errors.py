@@ -18,6 +18,11 @@ class TaskError(Exception):
     status: ClassVar[int] = 500
     retry: ClassVar[Retry] = "never"
 
+    def __init_subclass__(cls, *, status: int | None = None, retry: Retry | None = None) -> None:
+        """`status`: of HTTP; what is not given is inherited."""
+        super().__init_subclass__()
+        cls.status, cls.retry = status or cls.status, retry or cls.retry
+
     def __init__(
         self,
         detail: str = "",
@@ -62,301 +67,194 @@ class TaskError(Exception):
         return fields
 
 
-class MalformedBody(TaskError):
+class MalformedBody(TaskError, status=400):
     """The body is not one JSON object in UTF-8 with unique keys, finite numbers and sane nesting."""
 
-    status = 400
 
-
-class UnsupportedMediaType(TaskError):
+class UnsupportedMediaType(TaskError, status=415):
     """The body must be sent as application/json."""
 
-    status = 415
 
-
-class NotAcceptable(TaskError):
+class NotAcceptable(TaskError, status=406):
     """None of the types named in Accept can be given."""
 
-    status = 406
 
-
-class BodyTooLarge(TaskError):
+class BodyTooLarge(TaskError, status=413):
     """The request body is larger than the limit."""
 
-    status = 413
 
-
-class InvalidRequest(TaskError):
+class InvalidRequest(TaskError, status=422):
     """A field of the request has a value that is not allowed."""
 
-    status = 422
 
-
-class UnknownModel(TaskError):
+class UnknownModel(TaskError, status=422):
     """There is no model of this name."""
 
-    status = 422
 
-
-class UnknownLane(TaskError):
+class UnknownLane(TaskError, status=422):
     """There is no lane of this name."""
 
-    status = 422
 
-
-class UnknownLora(TaskError):
+class UnknownLora(TaskError, status=422):
     """The model has no LoRA of this name."""
 
-    status = 422
 
-
-class UnknownScheduler(TaskError):
+class UnknownScheduler(TaskError, status=422):
     """The model cannot use this scheduler."""
 
-    status = 422
 
-
-class SizeNotSupported(TaskError):
+class SizeNotSupported(TaskError, status=422):
     """The model cannot make a picture of this size."""
 
-    status = 422
 
-
-class TooManySteps(TaskError):
+class TooManySteps(TaskError, status=422):
     """More steps than the model allows."""
 
-    status = 422
 
-
-class PromptTooLong(TaskError):
+class PromptTooLong(TaskError, status=422):
     """The prompt is longer than the model allows."""
 
-    status = 422
 
-
-class TooManyImages(TaskError):
+class TooManyImages(TaskError, status=422):
     """More pictures in one task than the model allows."""
 
-    status = 422
 
-
-class NegativePromptNotSupported(TaskError):
+class NegativePromptNotSupported(TaskError, status=422):
     """The model takes no negative prompt."""
 
-    status = 422
 
-
-class IdempotencyKeyReused(TaskError):
+class IdempotencyKeyReused(TaskError, status=422):
     """This Idempotency-Key was already used with another body."""
 
-    status = 422
 
-
-class KeyInUrl(TaskError):
+class KeyInUrl(TaskError, status=400):
     """An API key was sent in the URL, where logs and histories keep it. Make a new one, withdraw this one, and send it
     as `Authorization: Bearer` or `X-API-Key`."""
 
-    status = 400
 
-
-class Unauthorized(TaskError):
+class Unauthorized(TaskError, status=401):
     """An API key is needed, as `Authorization: Bearer` or `X-API-Key`."""
 
-    status = 401
 
-
-class NotAllowedByKey(TaskError):
+class NotAllowedByKey(TaskError, status=403):
     """The API key does not allow this."""
 
-    status = 403
 
-
-class UserQueueFull(TaskError):
+class UserQueueFull(TaskError, status=429, retry="later"):
     """You have as many tasks queued as one user may. Send the request again when some of them have been started."""
 
-    status = 429
-    retry = "later"
 
-
-class QueueFull(TaskError):
+class QueueFull(TaskError, status=429, retry="later"):
     """As many tasks are queued as the service takes. Send the request again a little later."""
 
-    status = 429
-    retry = "later"
 
-
-class NotFound(TaskError):
+class NotFound(TaskError, status=404):
     """There is nothing at this address."""
 
-    status = 404
 
-
-class MethodNotAllowed(TaskError):
+class MethodNotAllowed(TaskError, status=405):
     """This address does not take this method."""
 
-    status = 405
 
-
-class UnknownTask(TaskError):
+class UnknownTask(TaskError, status=404):
     """There is no task of this id."""
 
-    status = 404
 
-
-class UnknownImage(TaskError):
+class UnknownImage(TaskError, status=404):
     """The task has no picture of this index."""
 
-    status = 404
 
-
-class ImageNotReady(TaskError):
+class ImageNotReady(TaskError, status=409):
     """The task has not ended yet, so there is no picture to give."""
 
-    status = 409
 
-
-class NoPreview(TaskError):
+class NoPreview(TaskError, status=404):
     """The task has no preview: none was asked for, none has been drawn yet, or the task no longer runs."""
 
-    status = 404
 
-
-class AlreadyEnded(TaskError):
+class AlreadyEnded(TaskError, status=409):
     """The task has already ended, so it cannot be canceled."""
 
-    status = 409
 
-
-class NoImage(TaskError):
+class NoImage(TaskError, status=410):
     """The task ended without a picture, so there will never be one."""
 
-    status = 410
 
-
-class RangeNotSatisfiable(TaskError):
+class RangeNotSatisfiable(TaskError, status=416):
     """The Range header asks for bytes the picture does not have."""
 
-    status = 416
 
-
-class QueueUnavailable(TaskError):
+class QueueUnavailable(TaskError, status=503, retry="later"):
     """The queue (Kafka) cannot be reached now. Send the same request again, with the same Idempotency-Key if it had
     one: it may or may not have been taken."""
 
-    status = 503
-    retry = "later"
 
-
-class StoreUnavailable(TaskError):
+class StoreUnavailable(TaskError, status=503, retry="later"):
     """The picture store (S3) cannot be reached now. Nothing is lost; ask again."""
 
-    status = 503
-    retry = "later"
 
-
-class StartingUp(TaskError):
+class StartingUp(TaskError, status=503, retry="later"):
     """The service is still reading the queue from where it left off. Ask again in a moment."""
 
-    status = 503
-    retry = "later"
 
-
-class Canceled(TaskError):
+class Canceled(TaskError, status=410):
     """The task was canceled."""
 
-    status = 410
 
-
-class StartedTooLate(TaskError):
+class StartedTooLate(TaskError, status=410):
     """The task was not started within the time the caller gave it (start_within), so it was dropped."""
 
-    status = 410
 
-
-class RanTooLong(TaskError):
+class RanTooLong(TaskError, status=410):
     """The task ran longer than its max_runtime and was stopped."""
 
-    status = 410
 
-
-class NotUnderstood(TaskError):
+class NotUnderstood(TaskError, status=422):
     """The task was written by a newer version and needs something that no consumer understood in time."""
 
-    status = 422
 
-
-class InputMissing(TaskError):
+class InputMissing(TaskError, status=410):
     """An input of the task is no longer in the store."""
 
-    status = 410
 
-
-class RunnerBusy(TaskError):
+class RunnerBusy(TaskError, status=429, retry="uncounted"):
     """The runner has no room for another task just now."""
 
-    status = 429
-    retry = "uncounted"
 
-
-class RunnerLoading(TaskError):
+class RunnerLoading(TaskError, status=503, retry="uncounted"):
     """The runner is still loading its model, or is shutting down."""
 
-    status = 503
-    retry = "uncounted"
 
-
-class RunnerUnavailable(TaskError):
+class RunnerUnavailable(TaskError, status=503, retry="uncounted"):
     """The runner could not be reached, so it never accepted the task."""
 
-    status = 503
-    retry = "uncounted"
 
-
-class TakenOver(TaskError):
+class TakenOver(TaskError, status=503, retry="uncounted"):
     """Another consumer took the task over, so this attempt was stopped."""
 
-    status = 503
-    retry = "uncounted"
 
-
-class RunnerLost(TaskError):
+class RunnerLost(TaskError, status=502, retry="later"):
     """The runner stopped answering while it worked on the task."""
 
-    status = 502
-    retry = "later"
 
-
-class OutOfMemory(TaskError):
+class OutOfMemory(TaskError, status=500, retry="later"):
     """The GPU ran out of memory while making the picture."""
 
-    status = 500
-    retry = "later"
 
-
-class GenerationFailed(TaskError):
+class GenerationFailed(TaskError, status=500, retry="later"):
     """The model failed while making the picture."""
 
-    status = 500
-    retry = "later"
 
-
-class BrokenPicture(TaskError):
+class BrokenPicture(TaskError, status=500):
     """The model produced numbers that are no picture (NaN). Another seed, size or scheduler may help."""
 
-    status = 500
 
-
-class LoraUnusable(TaskError):
+class LoraUnusable(TaskError, status=500):
     """The LoRA could not be put onto the model."""
 
-    status = 500
 
-
-class WorkerFailed(TaskError):
+class WorkerFailed(TaskError, status=500, retry="later"):
     """An internal error of the service while it worked on the task."""
-
-    status = 500
-    retry = "later"
 
 
 def _all(cls: type[TaskError]) -> dict[str, type[TaskError]]:
