@@ -50,8 +50,8 @@ class MemoryRunner:
         """See RunnerClient."""
         sent = {file.name: file.payload for file in inputs}
         if sent.keys() != set(request.inputs) or not sent.keys() <= set(self._model.inputs):
-            names = ", ".join(self._model.inputs)
-            raise InvalidRequest(f"{self._model.model} takes {names or 'no inputs'}.", field="inputs")
+            takes = f"the inputs {', '.join(self._model.inputs)}" if self._model.inputs else "no inputs"
+            raise InvalidRequest(f"{self._model.model} takes {takes}.", field="inputs")
         if self.away:
             raise RunnerLost
         if self.loading:
