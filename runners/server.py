@@ -147,9 +147,9 @@ def _check(request: RunRequest, model: ServedModel) -> None:
         raise InvalidRequest(str(error.errors(include_url=False)[0]["msg"])) from error
     task = accept(submitted, task_id=request.task_id, models={model.model: model}, lanes=(_LANE,), created_at=0.0)
     if task.image_params.drawn_at != request.drawn_at:
-        drawn = task.image_params.drawn
+        drawn_width, drawn_height = task.image_params.drawn_size
         raise SizeNotSupported(
-            f"{model.model} draws {request.width}x{request.height} at {drawn.width}x{drawn.height}.", field="drawn_at"
+            f"{model.model} draws {request.width}x{request.height} at {drawn_width}x{drawn_height}.", field="drawn_at"
         )
 
 

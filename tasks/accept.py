@@ -95,7 +95,7 @@ def accept(
             "topic": lane,
             "created_at": created_at,
             "fingerprint": fingerprint or unchanged.get("fingerprint"),
-            "cost": model.cost(params.drawn.width, params.drawn.height, params.steps, params.num_images),
+            "cost": model.cost(*params.drawn_size, params.steps, params.num_images),
         }
     )
 
@@ -166,7 +166,7 @@ def _check_params(params: ImageParams, model: ServedModel) -> None:
     if params.steps > model.max_steps:
         raise TooManySteps(f"{model.model} takes at most {model.max_steps} steps.", field="image_params.steps")
     if params.num_images > model.max_num_images or params.pixels > model.pixel_budget:
-        most = min(model.max_num_images, max(1, model.pixel_budget // (params.drawn.width * params.drawn.height)))
+        most = min(model.max_num_images, max(1, model.pixel_budget * params.num_images // params.pixels))
         raise TooManyImages(
             f"{model.model} makes at most {most} images of {params.width}x{params.height} in one task.",
             field="image_params.num_images",

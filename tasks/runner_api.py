@@ -44,7 +44,7 @@ class RunRequest(DrawingFields, ImageParams):
     @property
     def as_drawn(self) -> Self:
         """The same request at the size at which the model draws."""
-        return self.model_copy(update=dict(self.drawn)) if self.drawn_at else self
+        return self.model_copy(update=dict(self.drawn_at)) if self.drawn_at else self
 
 
 class BrokenFrame(ValueError):

@@ -76,14 +76,16 @@ class ImageParams(BaseModel):
     )
 
     @property
-    def drawn(self) -> Size:
-        """The size at which the model draws each image."""
-        return self.drawn_at or Size(width=self.width, height=self.height)
+    def drawn_size(self) -> tuple[int, int]:
+        """Width and height at which the model draws each image."""
+        size = self.drawn_at or self
+        return size.width, size.height
 
     @property
     def pixels(self) -> int:
         """The pixels that the model draws for all images: what the task takes of a runner's pixel budget."""
-        return self.num_images * self.drawn.width * self.drawn.height
+        width, height = self.drawn_size
+        return self.num_images * width * height
 
 
 class RequestedParams(BaseModel):
