@@ -78,12 +78,13 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
             index.view.close()
 
     app = FastAPIOffline(title=openapi.TITLE, lifespan=lifespan)
+    # First, because routes are tried in their order and these are the busy ones.
+    add_native_face(app, parts)
     Health(task_log, store, index, metrics).add_routes(app)
     for path, add_face in FACES.items():
         face_app = FastAPI(openapi_url=None)
         add_face(face_app, parts)
         app.mount(path, face_app)
-    add_native_face(app, parts)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
     return GatewayApp(app, gateway)

@@ -40,15 +40,23 @@ async def read_body(headers: Mapping[str, str], stream: AsyncIterator[bytes], li
 def parse_body(model: type[Model], body: bytes) -> Model:
     """The body as this model. Raises MalformedBody where it is not one JSON object with unique keys and finite numbers,
     InvalidRequest naming the first field that is wrong."""
-    _check_json(body)
+    value = _parse_json(body)
+    try:
+        return model.model_validate(value)
+    except ValidationError:
+        return _validate_again(model, body)
+
+
+def _validate_again(model: type[Model], body: bytes) -> Model:
+    """Validate from the text: only then do the messages speak of JSON and not of Python."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error) from error
 
 
-def _check_json(body: bytes) -> None:
-    # pydantic's own parser takes the last of two equal keys and reads NaN. Reading the body twice costs some 4 us.
+def _parse_json(body: bytes) -> dict[str, Any]:
+    # Not by pydantic's own parser, which takes the last of two equal keys and reads NaN.
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -59,6 +67,7 @@ def _check_json(body: bytes) -> None:
         raise MalformedBody(f"The body is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise MalformedBody("The body must be a JSON object.")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
