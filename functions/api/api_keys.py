@@ -84,18 +84,18 @@ class ApiKeyFile:
     """The keys in force: those of the file, which is read again whenever it changes."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises BadKeys where it cannot be."""
+        """Read the file. Raises BadKeys if the file cannot be used."""
         self._path = path
         self._seen = self._stamp()
         self._keys = self._read()
 
     def find(self, presented: str) -> ApiKey | None:
-        """The key that was presented; None where it is unknown."""
+        """The key that was presented; None if it is unknown."""
         self._reread()
         if len(presented) > _MAX_KEY or not presented.startswith(PREFIX):
             return None
         key = self._keys.get(presented.removeprefix(PREFIX).partition("_")[0])
-        # Compared also where the id is unknown, so that the time of an answer does not tell which ids exist.
+        # Compared also if the id is unknown, so that the time of an answer does not tell which ids exist.
         same = hmac.compare_digest(_hash(presented), key.sha256 if key else _NO_HASH)
         return key if same else None
 

@@ -91,7 +91,7 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
 
 
 def open_keys(settings: Settings) -> ApiKeyFile | None:
-    """The API keys, or None where they are off. Exits with a message if their file cannot be used."""
+    """The API keys, or None if they are off. Exits with a message if their file cannot be used."""
     try:
         return ApiKeyFile(settings.api_keys_file) if settings.api_keys_file else None
     except BadKeys as error:

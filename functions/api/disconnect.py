@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of the work; None where the client hung up before that and the work was canceled. The request's body
+    """The result of the work; None if the client hung up first; the work is then canceled. The request's body
     must have been read."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
     try:

@@ -71,7 +71,7 @@ def weight_of(media: str, accepted: Iterable[tuple[str, float]]) -> float:
 
 
 def wants_image(accept: str, content_type: str) -> bool:
-    """Whether a wait that ends with the task is answered by the image itself. Raises NotAcceptable where the client
+    """Whether a wait that ends with the task is answered by the image itself. Raises NotAcceptable if the client
     accepts neither this type nor JSON."""
     accepted = accepted_types(accept)
     image, document = weight_of(content_type, accepted), weight_of(JSON, accepted)

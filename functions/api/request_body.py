@@ -38,7 +38,7 @@ async def read_body(headers: Mapping[str, str], stream: AsyncIterator[bytes], li
 
 
 def parse_body(model: type[Model], body: bytes) -> Model:
-    """The body as this model. Raises MalformedBody where it is not one JSON object with unique keys and finite numbers,
+    """The body as this model. Raises MalformedBody if it is not one JSON object with unique keys and finite numbers,
     InvalidRequest naming the first field that is wrong."""
     value = _parse_json(body)
     try:

@@ -70,14 +70,14 @@ class NativeRoutes:
         """Submit; with `Prefer: wait` answer when the task has ended, with `Accept: image/*` by the image itself."""
         settings = self._gateway.settings
         body = await read_body(request.headers, request.stream(), settings.body_limit)
-        asked = parse_body(GenerateRequest, body)
+        generate_request = parse_body(GenerateRequest, body)
         wait = self._wait(request)
         as_image = wait is not None and wants_image(
-            joined(request.headers, "accept"), CONTENT_TYPES[asked.image_params.format or DEFAULT_FORMAT]
+            joined(request.headers, "accept"), CONTENT_TYPES[generate_request.image_params.format or DEFAULT_FORMAT]
         )
         key = single(request.headers, "Idempotency-Key") if "idempotency-key" in request.headers else None
         submitted = self._gateway.generate(
-            asked, caller, wait=wait, idempotency_key=key, traceparent=request.headers.get("traceparent")
+            generate_request, caller, wait=wait, idempotency_key=key, traceparent=request.headers.get("traceparent")
         )
         if wait is None:
             snapshot = await submitted

@@ -21,7 +21,7 @@ logger = logging.getLogger("consumer")
 
 async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then shut down in order: start no task, leave the group, give running attempts
-    CONSUMER_GRACE seconds to end, hand back the rest. A second signal cuts the grace short."""
+    CONSUMER_GRACE seconds to end, release the rest. A second signal cuts the grace short."""
     store = S3Store(settings)
     async with runner_session() as session:
         consumer = build_consumer(

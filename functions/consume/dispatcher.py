@@ -158,8 +158,8 @@ class Dispatcher:
     def _admit(self, task: Task, partition: Partition, state: TaskState, refusal: TaskError | None) -> None:
         """Queue, watch or end an unfinished task whose events up to now have been read."""
         if isinstance(refusal, NotUnderstood):
-            # It gets no place in the queue, so it cannot start here. Its record stays open: whoever owns the partition
-            # next reads it again.
+            # It gets no place in the queue, so it cannot start here. Its record stays open, so the
+            # next owner of the partition reads it again.
             logger.warning("left to a newer version", extra={"task_id": task.task_id, "reason": refusal.detail})
         elif refusal is not None:
             self._end(task, partition, refusal)

@@ -32,7 +32,7 @@ class TaskSnapshot:
 
     @classmethod
     def from_view(cls, row: TaskView | None) -> "TaskSnapshot | None":
-        """The snapshot that a row of the view holds; None where the view knows no task of this id."""
+        """The snapshot that a row of the view holds; None if the view has no task of this id."""
         if row is None:
             return None
         if row.task is not None:

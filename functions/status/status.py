@@ -27,7 +27,7 @@ class Status:
     clock: Clock
 
     def find_in_view(self, task_id: str) -> TaskSnapshot | None:
-        """The task as the view has it; None where the view does not know it."""
+        """The task as the view has it; None if the view does not have it."""
         return TaskSnapshot.from_view(self.index.view.get(task_id))
 
     async def find_in_view_or_store(self, task_id: str) -> TaskSnapshot | None:
@@ -42,7 +42,7 @@ class Status:
         """The task, wherever it is known.
 
         Raises UnknownTask only after the view has read everything that the log holds now and the store was asked;
-        QueueUnavailable, StartingUp or StoreUnavailable where that is not possible.
+        QueueUnavailable, StartingUp or StoreUnavailable if that is not possible.
         """
         if not _TASK_ID.fullmatch(task_id):
             raise UnknownTask("A task id has 32 lower-case hex digits.")
@@ -94,7 +94,7 @@ class Status:
                 changed.clear()
 
     async def cancel(self, snapshot: TaskSnapshot) -> TaskSnapshot:
-        """Ask the owner of the task to end it; the snapshot is returned as it is. Raises AlreadyEnded where the task
+        """Ask the owner of the task to end it; the snapshot is returned as it is. Raises AlreadyEnded if the task
         ended in another way, QueueUnavailable."""
         status = snapshot.state.status
         if status == "canceled":

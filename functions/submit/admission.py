@@ -11,14 +11,14 @@ _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 60.0
 
 
 class Limits(NamedTuple):
-    """How many tasks may be queued, by one user and by all together."""
+    """How many tasks one user, and all users together, may have in the queue."""
 
     of_user: int
     of_all: int
 
 
 def refusal(load: Load, limits: Limits, queue: FairQueue, runners: int) -> TaskError | None:
-    """The error that refuses one more task of this user, or None where there is room.
+    """The error that refuses one more task of this user, or None if there is room.
 
     `queue` and `runners` are those of the task's model: they give the estimate of when there will be room. The queue
     gets shorter when the next task starts; one user's part of it gets shorter once per round of all users.

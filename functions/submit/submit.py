@@ -91,7 +91,7 @@ class Submit:
         return TaskSnapshot.from_view(self.index.view.get(task_id)) or TaskSnapshot.from_task(task)
 
     def _check_room(self, task: Task) -> None:
-        """Raise UserQueueFull or QueueFull where the queue has no room for the task."""
+        """Raise UserQueueFull or QueueFull if the queue has no room for the task."""
         queues, model = self.index.queues, self.index.view.models()[task.model_name]
         limits = Limits(self.settings.max_queued_tasks_per_user, self.settings.max_queued_tasks)
         error = refusal(queues.load(task.user_id), limits, queues.queue(task.model_name), model.runners)
