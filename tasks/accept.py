@@ -128,7 +128,8 @@ def _fill(requested: RequestedParams, model: ModelCapabilities, task_id: str) ->
         "format": DEFAULT_FORMAT,
         "scheduler": model.default_scheduler,
     }
-    return ImageParams.model_validate(defaults | requested.model_dump(exclude_none=True))
+    given = {name: value for name, value in vars(requested).items() if value is not None}
+    return ImageParams.model_validate(defaults | given)
 
 
 def nearest_size(width: int, height: int, model: ModelCapabilities) -> Size | None:
