@@ -6,6 +6,7 @@ from one form to the next by construction (`shared_fields`). `GenerateRequest` a
 request is accepted, so both forms declare them: `image_params`, `topic` and `created_at`.
 """
 
+import functools
 import hashlib
 from typing import Annotated, Any, Literal
 
@@ -220,8 +221,13 @@ class Task(TaskFields, RecordFields):
 
 def shared_fields(source: BaseModel, *bases: type[BaseModel]) -> dict[str, Any]:
     """The values that `source` holds of the fields these base models declare, by name."""
-    values = source.__dict__
-    return {name: values[name] for base in bases for name in base.model_fields if name in values}
+    values = vars(source)
+    return {name: values[name] for name in _field_names(*bases) if name in values}
+
+
+@functools.cache
+def _field_names(*bases: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(name for base in bases for name in base.model_fields)
 
 
 def seed_of(task_id: str) -> int:
