@@ -5,6 +5,7 @@ records, so a view that is opened again continues exactly behind the last record
 """
 
 import json
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class View:
         empty path means a temporary file. `lanes`: the full topic names."""
         self._lanes = lanes
         self._db = open_view_file(str(path))
+        # A process that is killed, or a test that ends one, drops its view without closing it.
+        weakref.finalize(self, self._db.close)
         self._models = {
             model: ServedModel.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")

@@ -29,26 +29,25 @@ CREATE TABLE IF NOT EXISTS cards (model TEXT PRIMARY KEY, body BLOB);
 def open_view_file(path: str) -> sqlite3.Connection:
     """Open the file, or create it. A file that is damaged, or that has the tables of another version, is replaced by an
     empty one: the view is then rebuilt from the log. An empty path means a temporary file."""
+    db = sqlite3.connect(path, check_same_thread=False, cached_statements=256)
     try:
-        db = _connect(path)
-        if db.execute("PRAGMA user_version").fetchone()[0] == VERSION:
+        if _configured(db).execute("PRAGMA user_version").fetchone()[0] == VERSION:
             return db
         is_new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        db.close()
     except sqlite3.DatabaseError:
         is_new = False
+    db.close()
     if not is_new:
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 Path(path + suffix).unlink()
-    db = _connect(path)
+    db = _configured(sqlite3.connect(path, check_same_thread=False, cached_statements=256))
     db.executescript(_SCHEMA)
     db.execute(f"PRAGMA user_version = {VERSION}")
     return db
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, check_same_thread=False, cached_statements=256)
+def _configured(db: sqlite3.Connection) -> sqlite3.Connection:
     # The view is rebuilt from the log, so it need not survive a power failure.
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")

@@ -94,6 +94,7 @@ class Consumer:
                 await _cancel(parts)
             finally:
                 await self.background.cancel()
+                self.view.close()
 
     def stop(self, grace: float | None = None) -> None:
         """Make `run` shut down; `grace` (seconds) replaces the consumer's grace. A second call cuts the grace short."""

@@ -1,5 +1,6 @@
 """A view that was stopped anywhere, or that read its partitions at different speeds, equals any other."""
 
+import contextlib
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_file_of_another_version_is_replaced(tmp_path: Path):
     old = View(path, LANES)
     old.apply([CARD, on_lane(0, body(IDS[0]))])
     old.close()
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE cards")
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()

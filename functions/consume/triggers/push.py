@@ -190,6 +190,7 @@ async def open_push_consumer(settings: Settings) -> AsyncIterator[PushConsumer]:
             finally:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
+                consumer.view.close()
     finally:
         await task_log.close()
         store.close()

@@ -20,7 +20,7 @@ def restored(version: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Write the view file of that version. Returns its path and the sample."""
     kept = sample(version, "view")
     path = folder / "view.db"
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.executescript("\n".join(kept["sql"]))
         db.execute(f"PRAGMA user_version = {kept['user_version']}")
     db.close()
@@ -28,7 +28,7 @@ def restored(version: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def statuses(path: Path) -> list[str]:
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         values = [status for (status,) in db.execute("SELECT status FROM tasks")]
     db.close()
     return values
@@ -50,13 +50,13 @@ def test_a_view_file_of_the_same_form_is_used_and_another_is_replaced(version: s
 
 
 def statuses_of(kept: dict[str, Any]) -> list[str]:
-    with sqlite3.connect(":memory:") as db:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db, db:
         db.executescript("\n".join(kept["sql"]))
         return [status for (status,) in db.execute("SELECT status FROM tasks")]
 
 
 def ids(path: Path) -> list[str]:
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         return [task_id for (task_id,) in db.execute("SELECT task_id FROM tasks")]
 
 
@@ -64,7 +64,7 @@ def ids(path: Path) -> list[str]:
 @pytest.mark.parametrize("user_version", [0, VERSION - 1, VERSION + 1, 2**31 - 1])
 def test_a_view_file_of_an_older_or_newer_form_is_replaced(version: str, user_version: int, tmp_path: Path):
     path, _ = restored(version, tmp_path)
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE cards")
         db.execute("ALTER TABLE tasks RENAME COLUMN status TO standing")
         db.execute(f"PRAGMA user_version = {user_version}")
@@ -73,7 +73,8 @@ def test_a_view_file_of_an_older_or_newer_form_is_replaced(version: str, user_ve
     assert view.offsets() == {}
     assert list(view.unfinished()) == []
     view.close()
-    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (VERSION,)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
