@@ -2,7 +2,7 @@
 
 Every event of a running attempt renews the lease. A consumer that owns the partition and sees the task running
 elsewhere takes it once it has read no event of it for LEASE_SECONDS. It measures with its own monotonic clock from the
-moment it read the event, never with the time inside the event, because clocks of different machines cannot be compared.
+moment it read the event, or found the task running when it took the partition over, never with the time inside the event, because clocks of different machines cannot be compared.
 
 An owner that could not write an event for LEASE_SECONDS must assume that the task was taken. It may still finish: the
 outcome is written only once, so at most the work is wasted.
@@ -14,8 +14,8 @@ PROGRESS_SECONDS = 0.25
 HEARTBEAT_SECONDS = 2.0
 """An attempt without steps to report (loading, storing) emits a progress event this often."""
 LAST_LOOK_SECONDS = 1.0
-"""After a lease expires, wait this long and read the log before taking the task: if this process was itself frozen,
-newer events may be waiting to be read. The last second of the lease is this wait."""
+"""The last second of a lease. The next owner spends it reading the log, because newer events may wait there if its own
+process was frozen."""
 
 
 def lease_ends(last_event_read: float) -> float:

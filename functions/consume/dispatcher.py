@@ -1,7 +1,8 @@
 """Decides what to do about every task of the partitions that this process owns, and which task is started next.
 
-All state changes when something is read from the log; the dispatcher runs in one event loop and holds no lock. So what
-it believes about a task is what every other reader of the log believes, and a new owner can go on from the same place.
+A task's state changes only when a record is read from the log. So what the dispatcher believes about a task is what
+every other reader of the log believes, and a new owner can go on from the same place. It runs in one event loop and
+needs no lock.
 """
 
 import logging
@@ -123,8 +124,8 @@ class Dispatcher:
             case EventChange():
                 self._read_event(change)
             case Unreadable(record=record) if record.kind == "task":
-                # The record is opened before the dead letter is written. Otherwise a later record that is done would
-                # move the watermark past this one.
+                # The record is opened before the dead letter is written. If it were opened later, a
+                # finished record behind it could move the watermark past it, and a crash would lose it.
                 self.partitions.open(record.place)
                 self._background.spawn(self._dead_letter(change))
             case Unreadable() if not self.partitions.ready:
