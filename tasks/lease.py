@@ -2,7 +2,8 @@
 
 Every event of a running attempt renews the lease. A consumer that owns the partition and sees the task running
 elsewhere takes it once it has read no event of it for LEASE_SECONDS. It measures with its own monotonic clock from the
-moment it read the event, or found the task running when it took the partition over, never with the time inside the event, because clocks of different machines cannot be compared.
+moment it read the last event, or found the task running when it took the partition over. It never uses the time inside
+the event, because clocks of different machines cannot be compared.
 
 An owner that could not write an event for LEASE_SECONDS must assume that the task was taken. It may still finish: the
 outcome is written only once, so at most the work is wasted.

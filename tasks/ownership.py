@@ -71,8 +71,8 @@ def next_action(state: TaskState, mine: int | None, me: str) -> Action:
 
 def needs_review(event: Event, before: TaskState, after: TaskState, me: str) -> bool:
     """Whether the owner must decide again after it read this event. True if the state changed, if the task
-    runs (its lease must be renewed), or if it is our own Released event: that one changes no state where a newer attempt
-    has begun, and the owner must still learn that its own attempt is over."""
+    runs (its lease must be renewed), or if it is our own Released event: it changes no state where a newer attempt has
+    begun, and the owner must still learn that its own attempt is over."""
     return after != before or after.status == "running" or (isinstance(event, Released) and event.owner == me)
 
 
