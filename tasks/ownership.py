@@ -58,8 +58,8 @@ def next_action(state: TaskState, mine: int | None, me: str) -> Action:
         if state.cancel_requested:
             return Stop(Canceled())
         if state.attempt >= mine and state.owner not in ("", me):
-            # Another owner runs this attempt number or a newer one, so our result would be discarded. TakenOver does
-            # not count as a try, and our Released event is ignored because it names an old attempt.
+            # Another owner runs this attempt number or a newer one, so our result would be discarded. Stopping
+            # so does not count as a try. Our Released event then names an old attempt, so every reader ignores it.
             return Stop(TakenOver())
         return Keep()
     if state.status == "running":
