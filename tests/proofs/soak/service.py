@@ -120,10 +120,12 @@ class SoakedService:
 
     async def _ready(self, *names: str) -> None:
         # Each check is short, so that no wait occupies a thread that `watch` needs.
-        async with asyncio.timeout(_READY_SECONDS):
-            for name in names:
-                while not await asyncio.to_thread(self.parts[name].is_ready):
-                    await asyncio.sleep(_POLL_SECONDS)
+        deadline = time.monotonic() + _READY_SECONDS
+        for name in names:
+            while not await asyncio.to_thread(self.parts[name].is_ready):
+                if time.monotonic() > deadline:
+                    raise PartFailed(name, f"is not ready after {_READY_SECONDS:g} s", self.parts[name].last_lines())
+                await asyncio.sleep(_POLL_SECONDS)
 
     async def _inject_one(self, fault: Fault) -> None:
         await asyncio.sleep(self._began + fault.at - time.monotonic())
