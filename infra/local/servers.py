@@ -18,8 +18,6 @@ from infra.local.process import Part, Process
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 
-_KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
-_S3 = "org.gaul:s3proxy:4.1.0"
 # Any fixed id works, because only this node reads the folder.
 _CLUSTER = "bG9jYWwtYWktaW1hZ2UtZw"
 
@@ -128,7 +126,7 @@ class Kafka:
         write_private(properties, settings + (login.server() if login else _OPEN))
         if not (folder / "data" / "meta.properties").exists():
             subprocess.run(
-                java(_KAFKA, "kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(properties)),
+                java("kafka", "kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(properties)),
                 check=True,
                 capture_output=True,
                 text=True,
@@ -140,7 +138,7 @@ class Kafka:
             "--sun-misc-unsafe-memory-access=allow",  # otherwise Java warns at every start about what Kafka uses
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
         )
-        return java(_KAFKA, "kafka.Kafka", str(properties), options=options)
+        return java("kafka", "kafka.Kafka", str(properties), options=options)
 
     def _part(self, login: Login | None) -> Part:
         command = self._command(login)
@@ -195,7 +193,7 @@ class S3:
         credentials = aws_credentials(folder / "credentials")
         write_private(properties, _S3_PROPERTIES.format(host=HOST, port=self.port, folder=folder, **credentials))
         options = ("-Xmx256m", f"-Dlogback.configurationFile={logback}")
-        return java(_S3, "org.gaul.s3proxy.Main", "--properties", str(properties), options=options)
+        return java("s3proxy", "org.gaul.s3proxy.Main", "--properties", str(properties), options=options)
 
     def part(self) -> Part:
         """The server as a part."""
