@@ -15,7 +15,7 @@ from typing import NoReturn
 from confluent_kafka import KafkaException
 
 from bentos.build import model_folders
-from config.settings import load_settings
+from config.settings import Settings, load_settings
 from infra.local import kafka_auth
 from infra.local.placement import place, visible_gpus
 from infra.local.ports import port, ports
@@ -73,15 +73,29 @@ def check_machine(runners: int) -> None:
                 )
     if not HOME.exists() or HOME == _DEFAULT_HOME:
         private_folder(HOME)  # another folder may hold more than the parts keep there; theirs are closed one by one
+    private_folder(HOME / "bentoml")
     free = shutil.disk_usage(HOME).free
     if free < ROOM_BYTES:
         refuse(f"the disk has {free / 1024**3:.1f} GiB free; at least {ROOM_BYTES / 1024**3:.0f} GiB are needed.")
+
+
+def close_to_others(settings: Settings) -> None:
+    """Take the rights of other users on logs and a view that an older version wrote. The umask closes new ones."""
+    if settings.log_dir == Settings.model_fields["log_dir"].default:
+        private_folder(settings.log_dir)
+    close_files(settings.log_dir, "ai_image_gen.*.log*", "*/ai_image_gen.*.log*")
+    if settings.view_path:
+        view = Path(settings.view_path)
+        close_files(view.parent, view.name, f"{view.name}-*")
 
 
 async def main() -> int:
     """Start all parts, watch them until a signal arrives or one dies, then stop them. Returns the exit code."""
     began = time.monotonic()
     os.umask(UMASK)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Until the supervisor is there, they end this process as Ctrl-C does, so that no broker started by then stays.
+        signal.signal(number, signal.default_int_handler)
     settings = load_settings()
     present = model_folders(settings.model_cache_dir)
     missing = miniatures_to_build(present)
@@ -94,9 +108,7 @@ async def main() -> int:
     except ValueError as error:
         refuse(str(error))
     check_machine(len(placements))
-    close_files(settings.log_dir, "ai_image_gen.*.log*", "*/ai_image_gen.*.log*")
-    if settings.view_path:
-        close_files(Path(settings.view_path).parent, f"{Path(settings.view_path).name}*")
+    close_to_others(settings)
     try:
         table = await asyncio.to_thread(process_table, settings, HOME, placements, missing)
     except subprocess.CalledProcessError as error:

@@ -110,10 +110,11 @@ class Kafka:
         if not self.auth:
             return None
         if (login := saved_login(file)) is None:
-            admin, login = Login("PLAIN"), Login()
-            with Process(self._part(admin), file.with_name("adding-the-user.log")).running() as broker:
+            admin, login, log = Login("PLAIN"), Login(), file.with_name("adding-the-user.log")
+            with Process(self._part(admin), log).running() as broker:
                 login.add_to(self.bootstrap, admin.client)
                 broker.terminate()
+            log.unlink()
             login.save(file)
         return login
 

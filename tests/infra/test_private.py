@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import Settings
 from infra.local import __main__ as make_run
 from infra.local.ports import PORTS, free_ports
 from infra.local.private import aws_credentials, close_files, private_folder, write_private
@@ -93,6 +94,23 @@ def test_a_folder_that_make_run_did_not_create_keeps_its_rights(
         monkeypatch.setattr(make_run, "HOME", tmp_path / folder)
         make_run.check_machine(runners=1)
         assert rights(tmp_path / folder) == expected
+
+
+def test_the_logs_and_the_view_of_an_older_version_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [
+        Path("logs/ai_image_gen.api.log.1"),
+        Path("logs/runner.a.1/ai_image_gen.a.log"),
+        Path("view"),
+        Path("view-wal"),
+    ]
+    other = Path("viewers")
+    for file in (*files, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    make_run.close_to_others(Settings(view_path="view"))  # type: ignore[call-arg]
+    assert {rights(file) for file in files} == {0o600}
+    assert (rights(Path("logs")), rights(other)) == (0o700, 0o644)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
