@@ -60,17 +60,17 @@ class _Links:
     """Where links of one model's folder may lead."""
 
     def __init__(self, cache: Path, folder: Path) -> None:
+        self._cache = cache
         self._homes = [cache]
         target = folder.resolve()
-        if target.is_relative_to(cache):
-            return
-        snapshots, repository = target.parent, target.parent.parent
-        if snapshots.name != "snapshots" or not repository.name.startswith("models--"):
+        repository = target.parent.parent
+        if target.parent.name == "snapshots" and repository.name.startswith("models--"):
+            self._homes = [target, repository / "blobs", cache]
+        elif not target.is_relative_to(cache):
             raise UnusableFolder(
-                f"{folder} is a link to {target}, outside of {cache}. Move the model there, or set "
-                "MODEL_CACHE_DIR to the folder that holds it."
+                f"{folder} is a link to {target}, outside of {cache}. Move the model there, or set MODEL_CACHE_DIR to "
+                "the folder that holds it."
             )
-        self._homes += [target, repository / "blobs"]
 
     def follow(self, path: Path) -> Path:
         """The file or folder itself."""
@@ -81,7 +81,7 @@ class _Links:
             raise UnusableFolder(f"{path} is missing, or is a link that leads nowhere.") from None
         if not self._may_lead_to(path, target):
             raise UnusableFolder(
-                f"{path} is a link to {target}. A link may lead only to a file of the same type in {self._homes[0]}."
+                f"{path} is a link to {target}. A link may lead only to a file of the same type in {self._cache}."
             )
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise UnusableFolder(f"{path} is neither a file nor a folder.")
@@ -92,7 +92,7 @@ class _Links:
         if home is None or any(name.startswith(".") for name in target.relative_to(home).parts):
             return False
         # The blobs of the Hub have no type.
-        return target.suffix == path.suffix or target.parent.name == "blobs"
+        return target.is_dir() or target.suffix == path.suffix or target.parent.name == "blobs"
 
 
 def _names(links: _Links, folder: Path, patterns: tuple[str, ...]) -> list[str]:

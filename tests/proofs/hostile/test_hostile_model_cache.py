@@ -124,16 +124,16 @@ def test_a_model_folder_that_is_a_link_out_of_the_cache_is_one_sentence(cache: P
 
 def test_a_link_inside_the_cache_is_resolved(cache: Path) -> None:
     (cache / "other").mkdir()
-    (cache / "toy" / "unet").rename(cache / "other" / "unet")
-    (cache / "toy" / "unet").symlink_to("../other/unet")
-    (cache / "again").symlink_to("toy")
+    (cache / "toy" / "unet").rename(cache / "other" / "unet.v2")
+    (cache / "toy" / "unet").symlink_to("../other/unet.v2")
+    (cache / "toy-1.5").symlink_to("toy")
     assert staged(cache) == READ
-    assert staged(cache, "again") == READ
+    assert staged(cache, "toy-1.5") == READ
 
 
-@pytest.mark.parametrize("inside", [True, False])
-def test_a_snapshot_of_the_hub_is_resolved_to_its_blobs_alone(cache: Path, tmp_path: Path, inside: bool) -> None:
-    hub = (cache if inside else tmp_path / "hub") / "models--someone--toy"
+@pytest.mark.parametrize("place", ["cache", "cache/.hub", "hub"])
+def test_a_snapshot_of_the_hub_is_resolved_to_its_blobs_alone(cache: Path, tmp_path: Path, place: str) -> None:
+    hub = tmp_path / place / "models--someone--toy"
     snapshot = hub / "snapshots" / "0123abc"
     (hub / "blobs").mkdir(parents=True)
     for number, name in enumerate(sorted(READ)):
@@ -141,13 +141,13 @@ def test_a_snapshot_of_the_hub_is_resolved_to_its_blobs_alone(cache: Path, tmp_p
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         up = "../" * (2 + name.count("/"))
         (snapshot / name).symlink_to(f"{up}blobs/{number:040x}")
-    (cache / "hubbed").symlink_to(snapshot)
-    assert staged(cache, "hubbed") == READ
+    (cache / "hub-1.5").symlink_to(snapshot)
+    assert staged(cache, "hub-1.5") == READ
 
     (snapshot / "unet" / "config.json").unlink()
     (snapshot / "unet" / "config.json").symlink_to("../../../blobs/../../../secrets/config.json")
     with pytest.raises(build.UnusableFolder, match="is a link"):
-        staged(cache, "hubbed")
+        staged(cache, "hub-1.5")
 
 
 @pytest.mark.parametrize("part", ["..", "../other", "/etc", ".git", "unet/nested", "a\\b", "", ".", "a\nb"])
