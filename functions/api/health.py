@@ -18,6 +18,9 @@ _CHECK_SECONDS = 1.0
 _READY_LAG = 1000
 """How many records behind the end of the log a gateway may be and still be ready."""
 
+# A model without runners is enough: a task must be accepted before anything starts a runner for it.
+_NO_MODEL = "No model is known yet: no runner has reported one, and none was published."
+
 
 class Health:
     """Checks what a gateway needs: the log, the store, and a model."""
@@ -49,7 +52,7 @@ class Health:
         async with self._checking:
             if time.monotonic() - self._checked >= _CHECK_SECONDS:
                 queue, store = await asyncio.gather(self._check_queue(), self._check_store())
-                models = {} if self._index.view.models() else {"models": "No runner has reported its model yet."}
+                models = {} if self._index.view.models() else {"models": _NO_MODEL}
                 self._missing = queue | store | models
                 self._checked = time.monotonic()
         return self._missing

@@ -73,8 +73,9 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
         if consumer.stop_requested.is_set():
             return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
         missing = [] if consumer.dispatcher.partitions.ready else ["partitions of the queue"]
-        if not any(model.runners for model in consumer.pool.models().values()):
-            missing.append("a runner")
+        # A model without runners is enough: an autoscaler starts the first runner when a task is queued.
+        if not consumer.pool.looked or not consumer.pool.models():
+            missing.append("a model: no runner has reported one, and none was published")
         return web.json_response({"missing": missing}, status=503 if missing else 200)
 
     async def metrics(_: web.Request) -> web.Response:

@@ -117,3 +117,20 @@ async def test_a_model_that_a_runner_no_longer_serves_is_published_without_runne
     assert house.published("flux-mini")[-1].runners == 0
     assert house.published("sd-mini")[-1].runners == 1
     assert "memory://both of flux-mini is away" in caplog.text
+
+
+async def test_a_model_that_is_known_is_published_while_its_runners_load_it(house: PoolOfTwins):
+    house.pool.learn(FLUX)
+    house.both.loading_models = {"flux-mini"}
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 1)
+    assert house.pool.take("flux-mini", 1) is None
+    house.both.loading_models = set()
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (1, 0)
+    house.both.away = True
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 0)
