@@ -1,4 +1,4 @@
-"""`python -m tools.generate_docs`: writes docs/errors.md and docs/settings.md from the code that they describe."""
+"""`python -m tools.generate_docs`: writes the pages of docs/ that are made from code and locks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from config.values import allowed, is_secret
 from infra.local.placement import FORM
 from infra.local.ports import PORTS
 from tasks.errors import ERRORS
+from tools.licences import rows as licence_rows
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 _SETTINGS_HEAD = "| name | default | allowed | meaning |\n| --- | --- | --- | --- |"
@@ -72,7 +73,25 @@ def _make_run_rows() -> list[str]:
     ]
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"errors.md": errors_page, "settings.md": settings_page}
+def licences_page() -> str:
+    """Every package of the locks with its licence."""
+    page = FOLDER / LICENCES
+    return _page(
+        "Licences",
+        "The licence of every Python package that the service installs (`requirements/`), as the package itself states "
+        "it. The service's own licence is Apache-2.0. The Java packages of Kafka and S3Proxy, which `make run` "
+        "downloads, state theirs in their jars.",
+        "| package | version | licence | used by |\n| --- | --- | --- | --- |",
+        licence_rows(page.read_text(encoding="utf-8") if page.exists() else ""),
+    )
+
+
+LICENCES = "licences.md"
+PAGES: Mapping[str, Callable[[], str]] = {
+    "errors.md": errors_page,
+    "settings.md": settings_page,
+    LICENCES: licences_page,
+}
 
 
 def _page(title: str, lead: str, head: str, rows: list[str]) -> str:

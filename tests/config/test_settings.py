@@ -261,6 +261,6 @@ def test_no_text_about_the_settings_shows_a_secret(tmp_path: Path, caplog: pytes
     assert "not to be seen" not in sentence(environ | in_both)
 
 
-def test_every_other_variable_of_kafka_that_ends_with_file_goes_to_the_client_as_it_is() -> None:
+def test_any_other_variable_of_kafka_that_ends_with_file_is_one_of_the_client() -> None:
     environ = {"KAFKA_CONFIG_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE": "/key", "KAFKA_CONFIG_X_FILE": "/x"}
     assert kafka_config(environ) == {"sasl.oauthbearer.assertion.private.key.file": "/key", "x.file": "/x"}
