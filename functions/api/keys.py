@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BadKeys as error:
         parser.error(str(error))
     print(f"The key, shown only this once: {key}", file=sys.stderr)
-    print(line.model_dump_json(exclude_none=True))
+    # In ASCII, because a terminal or a file may have another encoding than the UTF-8 that the gateway reads.
+    print(line.model_dump_json(exclude_none=True, ensure_ascii=True))
 
 
 if __name__ == "__main__":

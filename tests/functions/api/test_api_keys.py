@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +209,13 @@ def test_a_name_that_the_terminal_gave_as_bytes_is_refused(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         keys.main(["new", os.fsdecode(b"caf\xe9")])
     assert "aig_" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "utf-8"])
+def test_a_key_is_made_for_any_user_on_a_terminal_of_any_encoding(tmp_path: Path, encoding: str):
+    command = [sys.executable, "-m", "functions.api.keys", "new", "Zoë 日本"]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environ, check=True)
+    (tmp_path / "keys").write_text(done.stdout.decode(encoding))
+    (key,) = read_keys((tmp_path / "keys").read_text()).values()
+    assert key.user == "Zoë 日本"
