@@ -224,11 +224,18 @@ def test_the_credentials_of_the_store_are_secrets() -> None:
 @pytest.mark.parametrize("name", SECRETS)
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
 def test_a_secret_is_read_from_its_variable_or_from_the_file_of_its_name(name: str, end: str, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(f" a long secret=, \nünd more{end}".encode())
-    assert secret({f"{name}_FILE": str(tmp_path / "secret")}, name) == " a long secret=, \nünd more"
-    assert secret({name: "a long secret"}, name) == "a long secret"
-    assert secret({name: "", f"{name}_FILE": str(tmp_path / "secret")}, name) == " a long secret=, \nünd more"
+    value, file = "0123456789abcdef-0123456789abcdef=,+/", tmp_path / "secret"
+    file.write_bytes(f"{value}{end}".encode())
+    assert secret({f"{name}_FILE": str(file)}, name) == value
+    assert secret({name: value}, name) == value
+    assert secret({name: "", f"{name}_FILE": str(file)}, name) == value
     assert not secret({f"{name}_FILE": ""}, name)
+
+
+def test_only_the_line_breaks_at_the_end_of_a_file_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(" begins and ends\nwith a blänk \n\n", encoding="utf-8")
+    for name in ("AWS_SECRET_ACCESS_KEY", "KAFKA_CONFIG_SSL_KEY_PEM"):
+        assert secret({f"{name}_FILE": str(tmp_path / "secret")}, name) == " begins and ends\nwith a blänk "
 
 
 @pytest.mark.parametrize("name", SECRETS)
