@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.server import ThreadedMotoServer
@@ -216,7 +217,7 @@ async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest
 def test_the_store_uses_the_credentials_of_the_settings_or_those_that_aws_finds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """Credentials of a test, of which one half stands in a file."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that an earlier test has found
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of the environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not in a file")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
