@@ -108,6 +108,19 @@ def test_a_change_of_the_file_is_seen_whatever_its_size_and_time(tmp_path: Path,
         key = newer
 
 
+def test_a_second_change_within_one_tick_of_the_clock_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "keys"
+    key, text = line("user0")
+    path.write_text(text)
+    in_this_tick = path.stat()
+    monkeypatch.setattr(Path, "stat", lambda path: in_this_tick)
+    file = ApiKeyFile(path)
+    newer, text = line("user1")
+    path.write_text(text)
+    assert file.find(key) is None
+    assert file.find(newer) is not None
+
+
 def test_a_file_that_has_not_changed_for_a_while_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     key, text = line("alice")
     (tmp_path / "keys").write_text(text)
