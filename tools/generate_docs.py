@@ -53,9 +53,8 @@ def settings_page() -> str:
         f"allowed. `{KAFKA_CONFIG_PREFIX}*` passes any other setting to librdkafka: "
         f"`{KAFKA_CONFIG_PREFIX}SASL_MECHANISM=PLAIN` is its `sasl.mechanism`.\n\n"
         f"A setting marked{_FROM_FILE} is a secret. Instead of `NAME`, `NAME_FILE` may name a file that holds it, as "
-        f"Docker and Kubernetes give secrets to a container; line breaks at its end do not count. Files are read at the "
-        f"start. This holds for "
-        f"`{KAFKA_CONFIG_PREFIX}*` too, for {_kafka_secrets()}.",
+        f"Docker and Kubernetes give secrets to a container; line breaks at its end do not count. Files are read at "
+        f"the start. This holds for `{KAFKA_CONFIG_PREFIX}*` too, for {_kafka_secrets()}.",
         _SETTINGS_HEAD,
         [*rows, "", "## Settings of `make run`", "", _MAKE_RUN_LEAD, "", _SETTINGS_HEAD, *_make_run_rows()],
     )
