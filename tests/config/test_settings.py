@@ -258,14 +258,14 @@ def test_a_secret_that_is_set_twice_or_cannot_be_read_ends_the_start(name: str, 
 
 
 def test_no_text_about_the_settings_shows_a_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "secret").write_text("not to be seen")
-    environ = dict.fromkeys(SECRETS, "not to be seen")
+    (tmp_path / "secret").write_text("not-to-be-seen-anywhere")
+    environ = dict.fromkeys(SECRETS, "not-to-be-seen-anywhere")
     settings = load_settings(environ)
     for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
-        assert "not to be seen" not in text
-    assert "not to be seen" not in sentence(environ | {"KAFKA_PARTITIONS": "none"})
+        assert "not-to-be-seen-anywhere" not in text
+    assert "not-to-be-seen-anywhere" not in sentence(environ | {"KAFKA_PARTITIONS": "none"})
     in_both = {f"{name}_FILE": str(tmp_path / "secret") for name in SECRETS}
-    assert "not to be seen" not in sentence(environ | in_both)
+    assert "not-to-be-seen-anywhere" not in sentence(environ | in_both)
 
 
 def test_any_other_variable_of_kafka_that_ends_with_file_is_one_of_the_client() -> None:
