@@ -60,8 +60,6 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     submit = Submit(settings, task_log, index, status, TaskIds(store), clock)
     gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url))
     metrics = GatewayMetrics()
-    if keys is not None:
-        metrics.watch_keys(lambda: keys.broken)
     parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics)
 
     @contextlib.asynccontextmanager
@@ -87,6 +85,8 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
         face_app = FastAPI(openapi_url=None)
         add_face(face_app, parts)
         app.mount(path, face_app)
+    if keys is not None:
+        metrics.watch_keys(lambda: keys.broken)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
     return GatewayApp(app, gateway)

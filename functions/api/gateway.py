@@ -45,11 +45,17 @@ class Gateway:
         Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
         NotAllowedByKey and what `Submit` raises.
         """
-        submitted = self._submit(caller.as_user(request), idempotency_key, traceparent, permission=caller.permission)
+        submitted = self._submit_for(request, caller, idempotency_key, traceparent)
         if wait is None:
             return await submitted
         snapshot = await self._uninterrupted(submitted)
         return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
+
+    async def _submit_for(
+        self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
+    ) -> TaskSnapshot:
+        request = caller.as_user(request)
+        return await self._submit(request, idempotency_key, traceparent, permission=caller.permission)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
