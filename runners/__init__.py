@@ -1,4 +1,4 @@
-"""The runner: one model on one device.
+"""The GPU side: loading a model, the step engine, image files. Of what is shipped, only this room imports torch.
 
 Importing it turns off, before the libraries that read these variables are imported, all that could reach the network or
 run code that came with a model.
@@ -12,7 +12,6 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "DIFFUSERS_DISABLE_REMOTE_CODE": "true",
-    "DIFFUSERS_ENABLE_HUB_KERNELS": "false",
     "USE_HUB_KERNELS": "OFF",
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }

@@ -12,7 +12,7 @@ import pytest
 
 from runners.families import UnusableModel
 from runners.model_folder import inspect
-from tests.runners import published
+from tests.support import published
 
 NAME = "stable-diffusion-v1-5"
 Change = Callable[[Path], object]
