@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from config.settings import Settings
+from runners.capabilities import describe
 from runners.families import UnusableModel
 from runners.model_folder import inspect
 from tests.support import published
@@ -251,3 +253,40 @@ def test_a_file_that_no_part_needs_is_never_read(kind: str, tmp_path: Path) -> N
     before = inspect(tmp_path, published.write(NAME, tmp_path / NAME).name)
     IGNORED[kind](tmp_path / NAME)
     assert inspect(tmp_path, NAME).facts == before.facts
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1.5, 10**400, "", "\ud800", "x" * 10**5),
+    *([], {}, [[]], [None], {"a": {"b": []}}, ["transformers", "AutoModel"]),
+)
+
+
+def refusal(cache: Path, model: str) -> str:
+    """What the check says about the folder; nothing if it passes and its capabilities can be sent."""
+    try:
+        folder = inspect(cache, model)
+    except UnusableModel as error:
+        return str(error)
+    assert describe(folder, Settings(model_name=model)).model_dump_json()  # type: ignore[call-arg]
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("model", "files"),
+    [
+        (NAME, ("*.json", "scheduler/*.json", "unet/*.json", "vae/*.json")),
+        ("FLUX.1-dev", (INDEX, "transformer/*.json")),
+    ],
+)
+def test_any_value_of_any_field_passes_or_gets_one_sentence(model: str, files: tuple[str, ...], tmp_path: Path) -> None:
+    folder = published.write(model, tmp_path / model)
+    (folder / "defaults.json").write_text(json.dumps({"width": 512, "height": 512, "steps": 30, "latent_rgb": None}))
+    for file in sorted(path for pattern in files for path in folder.glob(pattern)):
+        document = json.loads(file.read_text())
+        for field in document:
+            for value in VALUES:
+                file.write_text(json.dumps(document | {field: value}))
+                sentence = refusal(tmp_path, model)
+                assert not sentence or (str(folder) in sentence and sentence.isprintable()), (file, field, value)
+        file.write_text(json.dumps(document))
+    assert refusal(tmp_path, model) == ""
