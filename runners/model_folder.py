@@ -1,5 +1,6 @@
 """Checks a folder model_cache/<model> without torch: whether it is complete and safe, and the facts of the model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ class ModelFolder(BaseModel):
 def inspect(cache: Path, model: str) -> ModelFolder:
     """Check every file without loading it. Raises UnusableModel, which names the folder and the file."""
     path = cache / model
-    if not path.is_dir():
-        folders = sorted(entry.parent.name for entry in cache.glob(f"*/{INDEX}")) if cache.is_dir() else []
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        folders = sorted(shown(entry.parent.name) for entry in cache.glob(f"*/{INDEX}")) if cache.is_dir() else []
         raise UnusableModel(f"There is no model folder {path}. In {cache} there are: {', '.join(folders) or 'none'}.")
     folder = CheckedFolder(cache, path)
     index = folder.document(INDEX)

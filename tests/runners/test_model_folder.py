@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bentos.model_files import model_files
 from runners.families import UnusableModel
 from runners.model_folder import inspect
 from tests.support import published
@@ -48,6 +49,22 @@ def test_a_missing_or_unknown_index_is_named(copied: Path) -> None:
     index.unlink()
     with pytest.raises(UnusableModel, match=rf"{index} is missing"):
         inspect(copied, "sd-mini")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "file", "link", "circle", ".", "evil\0"])
+def test_a_name_that_is_no_model_folder_gets_one_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "circle").symlink_to("circle")
+    published.write("stable-diffusion-v1-5", tmp_path / "evil\x1b[31m")
+    with pytest.raises(UnusableModel, match=r"no model folder .*evil.x1b\[31m|model_index.json is missing"):
+        inspect(tmp_path, name)
+
+
+@pytest.mark.parametrize("model", published.PUBLISHED)
+def test_a_bento_holds_every_file_that_its_runner_reads(model: str, tmp_path: Path) -> None:
+    published.write(model, tmp_path / model)
+    assert {str(source) for source in inspect(tmp_path, model).sources} <= set(model_files(tmp_path, model))
 
 
 @pytest.mark.parametrize("model", published.PUBLISHED)
