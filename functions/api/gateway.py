@@ -12,9 +12,9 @@ from functions.status.scale import ModelScale, scale_of
 from functions.status.status import Status
 from functions.status.task_index import TaskIndex
 from functions.submit.submit import Submit
-from tasks.accept import find_model
 from tasks.errors import ImageNotReady, NoImage, NoPreview, UnknownImage, UnknownTask
 from tasks.events import StoredImage
+from tasks.names import find_model
 from tasks.preview import Preview
 from tasks.task import GenerateRequest
 
@@ -56,12 +56,8 @@ class Gateway:
     async def _submit_for(
         self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
     ) -> TaskSnapshot:
-        if caller.user is not None:
-            if not self.index.started:
-                # The log says which model an alias of the key stands for.
-                await self.index.caught_up()
-            request = caller.restrict(request, self.index.view.models(), self.settings.lane_names)
-        return await self._submit(request, idempotency_key, traceparent)
+        request = caller.as_user(request)
+        return await self._submit(request, idempotency_key, traceparent, permission=caller.permission)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
@@ -111,14 +107,14 @@ class Gateway:
 
     def models(self, caller: Caller) -> ModelList:
         """The models that the caller may use, and what each can do."""
-        return list_models(self.index, caller.usable(self.index.view.models()))
+        return list_models(self.index, caller.permission)
 
     async def scale(self, name: str, caller: Caller) -> ModelScale:
         """The unfinished tasks of a model that the caller may use, and the runners they need. Every gateway gives the
         same tasks, because it first reads everything that the log holds now: a gateway that answered before that would
-        let a scaler end the runners. Raises UnknownModel, QueueUnavailable, StartingUp."""
+        let a scaler end the runners. Raises UnknownModel, NotAllowedByKey, QueueUnavailable, StartingUp."""
         await self.index.caught_up()
-        model = find_model(name, caller.usable(self.index.view.models()))
+        model = find_model(name, self.index.view.models(), caller.permission)
         return scale_of(model, self.index.queues, self.settings.scale_target_wait)
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:

@@ -251,6 +251,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         parameters=[_MODEL],
         answers={"200": _json("Its unfinished tasks, and the runners they need.", ModelScale)},
         errors=frozenset({e.UnknownModel, e.QueueUnavailable, e.StartingUp}),
+        errors_with_keys=_KEY_ERRORS | {e.NotAllowedByKey},
     ),
 }
 

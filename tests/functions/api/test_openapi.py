@@ -281,6 +281,7 @@ async def test_with_keys_every_answer_is_documented_and_every_documented_one_giv
             await t.ask(route)
             await t.ask(route, query=f"?key={key}")
         await t.ask(SUBMIT, json={**BODY, "user_id": "bob"}, headers=bearer)
+        await t.ask(SCALE, model="plain", headers=bearer)
         assert sorted(t.documented() - without.documented() - t.seen) == []
         assert without.documented() < t.documented()
 

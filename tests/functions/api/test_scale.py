@@ -94,7 +94,7 @@ async def test_runners_that_load_are_counted_apart_and_no_further_one_is_wanted(
 
 
 async def test_a_key_reads_the_totals_of_the_models_it_may_use(tmp_path: Path):
-    key, line = new_key("scaler", models=["sd-mini"])
+    key, line = new_key("scaler", lanes=["none"], models=["sd-mini"])
     user, other = new_key("ada")
     (tmp_path / "keys").write_text("\n".join(each.model_dump_json(exclude_none=True) for each in (line, other)))
     async with world(api_keys_file=tmp_path / "keys") as w:
@@ -104,4 +104,8 @@ async def test_a_key_reads_the_totals_of_the_models_it_may_use(tmp_path: Path):
         is_problem(await client.get(SCALE), 401, "unauthorized")
         answer = await client.get(SCALE, headers={"X-API-Key": key})
         assert (answer.status_code, answer.json()["tasks"]) == (200, 1)
-        is_problem(await client.get("/scale/flux-mini", headers={"X-API-Key": key}), 422, "unknown_model")
+        is_problem(await client.get("/scale/flux-mini", headers={"X-API-Key": key}), 403, "not_allowed_by_key")
+        # A lane that does not exist makes a key that reads and never submits.
+        is_problem(
+            await client.post("/generate_image", json=BODY, headers={"X-API-Key": key}), 403, "not_allowed_by_key"
+        )
