@@ -1,7 +1,7 @@
-"""How many runners a model needs. Pure: what is asked for follows from the tasks in the log, never from consumer lag.
+"""How many runners a model needs. A pure function of its unfinished tasks.
 
-A consumer reads ahead, and commits a task only when it has ended, so the lag of its group counts neither the queued nor
-the running tasks.
+The lag of the consumer group is no measure for this: it adds up the tasks of all models, says nothing of their cost, and
+counts finished tasks that lie behind an unfinished one.
 """
 
 from math import ceil
