@@ -1,7 +1,7 @@
 """How many runners a model needs. A pure function of its unfinished tasks.
 
-The lag of the consumer group is no measure for this: it adds up the tasks of all models, says nothing of their cost, and
-counts finished tasks that lie behind an unfinished one.
+The lag of the consumer group is no measure for this: it adds up the tasks of all models, says nothing of their cost,
+and counts finished tasks that lie behind an unfinished one.
 """
 
 from math import ceil
