@@ -126,7 +126,11 @@ async def test_a_model_that_is_known_is_published_while_its_runners_load_it(hous
     published = house.published("flux-mini")[-1]
     assert (published.runners, published.loading) == (0, 1)
     assert house.pool.take("flux-mini", 1) is None
-    house.both.loading_models = set()
+    house.both.away = True
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 0)
+    house.both.away, house.both.loading_models = False, set()
     await house.pool.look()
     published = house.published("flux-mini")[-1]
     assert (published.runners, published.loading) == (1, 0)
