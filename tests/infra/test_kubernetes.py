@@ -1,8 +1,10 @@
 """The manifests of infra/kubernetes: valid for Kubernetes and KEDA, hardened, and in agreement with the settings."""
 
 import copy
+import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,7 @@ from tools.kubernetes.schemas import Invalid, check
 KUBERNETES = Path(__file__).resolve().parents[2] / "infra/kubernetes"
 OVERLAYS = ("local", "gpu", "autoscaled")
 PART = "app.kubernetes.io/component"
-OUTSIDE = {"HOME", "BENTOML_HOME", "BENTOML_DO_NOT_TRACK", "AWS_DEFAULT_REGION"}
+OUTSIDE = {"AWS_DEFAULT_REGION"}
 """Variables of other programs."""
 Resource = dict[str, Any]
 
@@ -230,6 +232,21 @@ def test_only_consumers_reach_runners_and_only_ours_reach_kafka_and_s3(overlay: 
             assert {name for name, of_pod in labels.items() if allows(policies[server], of_pod, port)} == ours
     egress = {name for name, policy in policies.items() if "egress" in policy["spec"]}
     assert egress == {"consumer", "stores"}, "a runner calls nobody"
+
+
+@each_overlay
+def test_every_command_of_a_pod_is_a_module_of_its_image(overlay: str) -> None:
+    modules = {
+        (container["image"], module)
+        for _, template in pods(overlay)
+        for container in containers(template["spec"])
+        for module in re.findall(r"python -m ([a-z_.]+)", " ".join(container.get("args", ())))
+    }
+    rooms = {"ai-image-gen-gateway": {"adapters", "functions"}}
+    assert len(modules) >= 4
+    for image, module in modules:
+        assert module.partition(".")[0] in rooms.get(image, {"runners"})
+        assert find_spec(module) is not None, module
 
 
 @each_overlay
