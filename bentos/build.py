@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _RUNNER_ROOMS = ("config", "tasks", "runners")
 _RUNNER_FILES = (
     "bentos/__init__.py",
+    "bentos/control.py",
     "bentos/hosting.py",
     "bentos/runner.py",
     "bentos/signals.py",
