@@ -15,8 +15,8 @@ import termios
 from typing import ClassVar
 
 import h11
-from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bentos.framing import StrictConnection, serve_strictly
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _OTHER_FILES = 200
@@ -25,7 +25,7 @@ _BYTES_ACKED = 120
 """The offset of tcpi_bytes_acked in Linux' `struct tcp_info` (linux/tcp.h)."""
 
 
-class Connection(H11Protocol):
+class Connection(StrictConnection):
     """uvicorn's connection with a check every `patience` seconds. The connection is closed when between two checks the
     client did not finish the request that it is sending, or received nothing of an answer that is on its way. The
     connection after the first `most` is answered 503."""
@@ -82,7 +82,7 @@ class Connection(H11Protocol):
 
 def serve_with_patience() -> None:
     """Let uvicorn use this connection class. To be called before the server of this process starts."""
-    HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+    serve_strictly(Connection)
 
 
 def limit_connections(patience: float, most: int) -> None:

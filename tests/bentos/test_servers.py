@@ -1,6 +1,7 @@
-"""A BentoML server can be reached at its HTTP port alone, whichever command starts it."""
+"""The BentoML servers, whichever command starts them: where they listen, and which connections they end."""
 
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +21,9 @@ from infra.local.servers import HOST
 from tests.support.sockets import open_to_others
 
 MODEL = "sd-mini"
+BOTH_LENGTHS = (
+    b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,17 @@ def test_a_server_listens_on_its_http_port_and_nowhere_else(servers: dict[str, P
     until(lambda: answers(f"{server.url}/livez"), 120, f"an answer of {name}")
     assert len(server.processes()) == 2
     assert open_to_others(server.processes()) == {f"tcp {server.url.removeprefix('http://')}"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "runner", "built-gateway", "built-runner"])
+def test_a_server_ends_the_connection_of_an_ambiguous_request(servers: dict[str, Process], name: str) -> None:
+    server = servers[name]
+    until(lambda: answers(f"{server.url}/livez"), 120, f"an answer of {name}")
+    with socket.create_connection((HOST, int(server.url.rpartition(":")[2])), timeout=30) as line:
+        line.sendall(BOTH_LENGTHS + b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def answers(url: str) -> bool:
