@@ -9,7 +9,7 @@ from typing import Any
 
 import h11
 from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.h11_impl import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE, H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class _Reader(h11.Connection):
@@ -32,7 +32,7 @@ class StrictConnection(H11Protocol):
         """See H11Protocol."""
         super().__init__(*args, **options)
         size = self.config.h11_max_incomplete_event_size
-        self.conn = _Reader(h11.SERVER, DEFAULT_MAX_INCOMPLETE_EVENT_SIZE if size is None else size)
+        self.conn = _Reader(h11.SERVER) if size is None else _Reader(h11.SERVER, size)
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 and close. Where the request has an answer already, only close."""

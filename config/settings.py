@@ -2,13 +2,14 @@
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 KAFKA_CONFIG_PREFIX = "KAFKA_CONFIG_"
@@ -25,6 +26,8 @@ Lanes = Annotated[dict[str, float], Allowed("name=weight separated by commas, ea
 Shards = Annotated[dict[str, int], Allowed("model=n separated by commas, each n a whole number")]
 Aliases = Annotated[dict[str, str], Allowed("name=model separated by commas")]
 Url = Annotated[str | None, Allowed("an address that begins with http:// or https://")]
+RunnerSecret = Annotated[SecretStr | None, Allowed("16 to 200 visible ASCII characters")]
+HostNames = Annotated[tuple[str, ...], Allowed("host names without port, separated by commas")]
 PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https:// and does not end with /")]
 
 
@@ -103,6 +106,16 @@ class Settings(BaseModel):
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
+    )
+    runner_secret: RunnerSecret = Field(
+        None,
+        description="Consumer and runner: a secret that both share. With it, a runner takes tasks only of consumers "
+        "that send it. `make run` makes one up at every start.",
+    )
+    runner_allowed_hosts: HostNames = Field(
+        (),
+        description="Runner: the names under which consumers call it, separated by commas. IP addresses and localhost "
+        "are always allowed, and an address in RUNNER_URLS that begins with http:// is called by IP address.",
     )
     runner_pixel_budget: int = Field(
         0,
@@ -218,10 +231,25 @@ class Settings(BaseModel):
     def _split_pairs(cls, value: Any) -> Any:
         return _pairs(value)
 
-    @field_validator("runner_urls", mode="before")
+    @field_validator("runner_urls", "runner_allowed_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return _split(value)
+
+    @field_validator("runner_secret")
+    @classmethod
+    def _check_runner_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[!-~]{16,200}", value.get_secret_value()):
+            raise ValueError("`python -c 'import secrets; print(secrets.token_urlsafe())'` makes one")
+        return value
+
+    @field_validator("runner_allowed_hosts")
+    @classmethod
+    def _check_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", host):
+                raise ValueError(f"{host!r} is none")
+        return tuple(host.lower() for host in value)
 
     @field_validator("listen_host")
     @classmethod
@@ -296,8 +324,9 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         wrong = {str(problem["loc"][0]): _reason(problem.get("ctx", {})) for problem in error.errors()}
+    shown = {name: "" if name == "runner_secret" else f"={values[name]!r}" for name in wrong}
     lines = [
-        f"{name.upper()}={values[name]!r}: must be {allowed(Settings.model_fields[name])}{reason}."
+        f"{name.upper()}{shown[name]}: must be {allowed(Settings.model_fields[name])}{reason}."
         for name, reason in wrong.items()
     ]
     sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))

@@ -108,8 +108,9 @@ class SoakedService:
     async def busy(self) -> list[str]:
         """The metrics that still show work. Waits a while until none does, because the last commit may be under way."""
         metrics = [self.url, *(f"http://{HOST}:{port}" for port in self._consumers)]
+        runners, secret = self.settings.runner_urls, self.settings.runner_secret
         deadline = time.monotonic() + _IDLE_SECONDS
-        while (samples := await busy(metrics, self.settings.runner_urls)) and time.monotonic() < deadline:
+        while (samples := await busy(metrics, runners, secret)) and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
         return samples
 
