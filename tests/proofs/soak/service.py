@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,7 @@ class SoakedService:
             "LOG_DIR": str(folder / "logs"),
             "MODEL_CACHE_DIR": str(_models(folder)),
             "KAFKA_PARTITIONS": "4",
+            "RUNNER_SECRET": secrets.token_urlsafe(32),  # the table is made twice, and each time would make one up
             "LANE_SHARDS": ",".join(f"{model}=4" for model in MODELS),  # otherwise one consumer might own every task
         }
         table = _table(folder, consumer)
