@@ -42,7 +42,7 @@ class StrictConnection(H11Protocol):
             self.transport.close()
 
 
-def serve_strictly(connection: type[StrictConnection] = StrictConnection) -> None:
+def serve_strictly() -> None:
     """Let uvicorn use this connection class, whichever parser of HTTP is installed. To be called before the server of
     this process starts."""
-    HTTP_PROTOCOLS["auto"] = f"{connection.__module__}:{connection.__name__}"
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{StrictConnection.__name__}"

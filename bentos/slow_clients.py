@@ -15,8 +15,9 @@ import termios
 from typing import ClassVar
 
 import h11
+from uvicorn.config import HTTP_PROTOCOLS
 
-from bentos.framing import StrictConnection, serve_strictly
+from bentos.framing import StrictConnection
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _OTHER_FILES = 200
@@ -82,7 +83,7 @@ class Connection(StrictConnection):
 
 def serve_with_patience() -> None:
     """Let uvicorn use this connection class. To be called before the server of this process starts."""
-    serve_strictly(Connection)
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
 
 
 def limit_connections(patience: float, most: int) -> None:
