@@ -29,6 +29,7 @@ REFUSED = {
     "both in capitals": POST + b"CONTENT-LENGTH: 5\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n" + EMPTY,
     "both, one of them in two lines": POST + LENGTH + b"Transfer-Encoding:\r\n chunked\r\n\r\n" + EMPTY,
     "both, with tabs": POST + b"Content-Length:\t5\t\r\nTransfer-Encoding:\tchunked\t\r\n\r\n" + EMPTY,
+    "both, in lines that end with LF alone": POST + b"Content-Length: 5\nTransfer-Encoding: chunked\r\n\r\n" + EMPTY,
     "both, in a GET": b"GET / HTTP/1.1\r\nHost: x\r\n" + LENGTH + CHUNKED + b"\r\n" + EMPTY,
     "both, with Connection: keep-alive": POST + b"Connection: keep-alive\r\n" + LENGTH + CHUNKED + b"\r\n" + EMPTY,
     "both, in HTTP/1.0": POST.replace(b"1.1", b"1.0") + LENGTH + CHUNKED + b"\r\n" + EMPTY,
