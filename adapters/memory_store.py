@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
-from tasks.outcome_json import outcome_key, read_outcome
+from tasks.object_keys import outcome_key
+from tasks.outcome_json import read_outcome
 
 
 class MemoryStore:

@@ -16,7 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from config.settings import Settings
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
-from tasks.outcome_json import outcome_key, read_outcome
+from tasks.object_keys import outcome_key
+from tasks.outcome_json import read_outcome
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

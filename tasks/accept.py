@@ -19,6 +19,7 @@ from tasks.errors import (
     UnknownModel,
     UnknownScheduler,
 )
+from tasks.object_keys import input_folder
 from tasks.task import (
     DEFAULT_FORMAT,
     GenerateRequest,
@@ -222,6 +223,7 @@ def _check_loras(request: GenerateRequest, model: ServedModel) -> None:
 
 
 def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
+    folder = input_folder(record.user_id)
     for index, reference in enumerate(record.inputs):
         if reference.name not in model.inputs:
             raise InvalidRequest(
@@ -229,3 +231,5 @@ def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
                 field=f"inputs.{index}.name",
                 allowed=list(model.inputs),
             )
+        if not reference.key.startswith(folder):
+            raise InvalidRequest(f"The input {reference.name} is not the user's own.", field=f"inputs.{index}.key")

@@ -180,6 +180,11 @@ class NoImage(TaskError, status=410):
     """The task ended without an image, so it will never have one."""
 
 
+class UntrustedOutcome(TaskError, status=410):
+    """What is recorded as the end of the task cannot come from the service, so nothing of it is served. Submit the task
+    again."""
+
+
 class RangeNotSatisfiable(TaskError, status=416):
     """The Range header asks for bytes that the image does not have."""
 

@@ -45,7 +45,9 @@ _KEY_ERRORS: Errors = frozenset({e.KeyInUrl, e.Unauthorized})
 """What every route may answer while API keys are on."""
 _ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed})
 """What the app answers if no route takes the request."""
-_LOOKUP_ERRORS: Errors = frozenset({e.UnknownTask, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp})
+_LOOKUP_ERRORS: Errors = frozenset(
+    {e.UnknownTask, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp, e.UntrustedOutcome}
+)
 _IMAGE_ERRORS: Errors = frozenset({e.UnknownImage, e.ImageNotReady, e.NoImage, e.RangeNotSatisfiable})
 _UNCOUNTED: Errors = frozenset(error for error in ERRORS.values() if error.retry == "uncounted")
 """No task ends with these: it is requeued."""
