@@ -60,6 +60,8 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     submit = Submit(settings, task_log, index, status, TaskIds(store), clock)
     gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url))
     metrics = GatewayMetrics()
+    if keys is not None:
+        metrics.watch_keys(lambda: keys.broken)
     parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics)
 
     @contextlib.asynccontextmanager
@@ -80,7 +82,7 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     app = FastAPIOffline(title=openapi.TITLE, lifespan=lifespan)
     # First, because routes are tried in their order and these are the busy ones.
     add_native_face(app, parts)
-    Health(task_log, store, index, metrics).add_routes(app)
+    Health(task_log, store, index, metrics, keys).add_routes(app)
     for path, add_face in FACES.items():
         face_app = FastAPI(openapi_url=None)
         add_face(face_app, parts)
