@@ -127,6 +127,11 @@ class IdempotencyKeyReused(TaskError, status=422):
     """This Idempotency-Key was already used with another body."""
 
 
+class UnknownHost(TaskError, status=421):
+    """The service is not reached under the host name that the request gives. Its setting ALLOWED_HOSTS says under which
+    it is."""
+
+
 class KeyInUrl(TaskError, status=400):
     """An API key was sent in the URL, where logs and histories keep it. Make a new one, withdraw this one, and send it
     as `Authorization: Bearer` or `X-API-Key`."""

@@ -14,6 +14,8 @@ _TASK_ID = re.compile(TASK_ID)
 _OUTCOME = "outcome.json"
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(?P<format>[a-z0-9]{1,10})")
 _PLAIN_USER = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,99}")
+_LONGEST_KEY = 512
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _UNKNOWN_TYPE = "application/octet-stream"
 
 
@@ -48,6 +50,12 @@ def input_folder(user_id: str) -> str:
     if _PLAIN_USER.fullmatch(user_id):
         return f"inputs/{user_id}/"
     return f"inputs/_{hashlib.sha256(user_id.encode()).hexdigest()}/"
+
+
+def is_plain(key: str) -> bool:
+    """Whether the service can have given an object this key: no part of it is empty, a dot or two, or has a character
+    that somebody on the way could read in another way."""
+    return len(key) <= _LONGEST_KEY and _PLAIN.fullmatch(key) is not None
 
 
 def _folder(task_id: str) -> str:

@@ -43,7 +43,7 @@ Errors = frozenset[type[TaskError]]
 
 _KEY_ERRORS: Errors = frozenset({e.KeyInUrl, e.Unauthorized})
 """What every route may answer while API keys are on."""
-_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed})
+_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed, e.UnknownHost})
 """What the app answers if no route takes the request."""
 _LOOKUP_ERRORS: Errors = frozenset(
     {e.UnknownTask, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp, e.UntrustedOutcome}

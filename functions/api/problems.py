@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from tasks.errors import ERRORS, MethodNotAllowed, NotFound, TaskError
 
 MEDIA_TYPE = "application/problem+json"
+BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+"""Headers of every answer that has no stricter ones: it is what its type says, and no page may show it in a frame."""
 
 
 class Problem(BaseModel):
@@ -31,7 +33,7 @@ class Problem(BaseModel):
 
 def problem_of(error: TaskError, path: str) -> tuple[Problem, dict[str, str]]:
     """The problem document of this error at this path, and the headers that belong to it."""
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", **BROWSER_RULES}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if error.status == HTTPStatus.UNAUTHORIZED:
@@ -51,7 +53,10 @@ def problem_of_framework(error: HTTPException, path: str) -> tuple[Problem, dict
         case _:
             status = HTTPStatus(error.status_code)
             fields = {"type": "about:blank", "title": status.phrase, "status": status, "detail": error.detail}
-            problem, more = Problem.model_validate({**fields, "code": status.name.lower(), "instance": path}), {}
+            problem, more = (
+                Problem.model_validate({**fields, "code": status.name.lower(), "instance": path}),
+                BROWSER_RULES,
+            )
     return problem, headers | more
 
 

@@ -15,7 +15,7 @@ from functions.api.app import GatewayApp
 from tests.support.gateway_world import BODY, GatewayWorld, world
 
 PATIENCE = 1.0
-SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n"
+SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 class Hasty(Connection):
@@ -121,7 +121,7 @@ async def test_a_body_that_comes_too_slowly_is_cut_off_whether_it_is_awaited_or_
     async with world() as w, serving(w) as s:
         awaited, _ = await s.connect(SUBMIT + b'Content-Length: 900\r\n\r\n{"model')
         too_large, _ = await s.connect(SUBMIT + b"Content-Length: 9000000\r\n\r\n{")
-        unasked, _ = await s.connect(b"GET /models HTTP/1.1\r\nHost: g\r\nContent-Length: 900\r\n\r\n")
+        unasked, _ = await s.connect(b"GET /models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n")
         assert await ended(awaited) == b""
         assert b" 413 " in await ended(too_large)
         assert b" 200 " in await ended(unasked)
@@ -150,7 +150,7 @@ async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it
         await s.client.post("/generate_image", json=BODY)
         (task,) = w.tasks()
         await w.end(task, picture=picture)
-        get = f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".encode()
+        get = f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         _, never = await s.connect(get)
         never.transport.pause_reading()
         slowly, _ = await s.connect(get)
@@ -170,7 +170,7 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
     async with world() as w, serving(w) as s:
         await s.client.post("/generate_image", json=BODY)
         (task,) = w.tasks()
-        _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         me = never.get_extra_info("sockname")
         never.transport.pause_reading()
         await until(lambda: s.gateway.index.waiting == 1)
@@ -190,7 +190,7 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
 async def test_a_wait_ends_when_its_client_hangs_up_and_the_task_stays() -> None:
     async with world() as w, serving(w) as s:
         task_id = (await s.client.post("/generate_image", json=BODY)).json()["task_id"]
-        status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: g\r\nPrefer: wait=60\r\n\r\n".encode()
+        status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode()
         body = b'{"model_name":"sd-mini","prompt":"x"}'
         submit = SUBMIT + b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         for request in (status, submit):

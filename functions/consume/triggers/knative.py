@@ -37,7 +37,7 @@ def record_of(headers: Mapping[str, str], body: bytes, lanes: Sequence[str]) -> 
     try:
         timestamp = datetime.fromisoformat(headers.get("ce-time", "")).timestamp()
     except ValueError as error:
-        raise InvalidRequest(f"ce-time is not a time: {error}", field="ce-time") from error
+        raise InvalidRequest("ce-time is not a time as RFC 3339 writes it.", field="ce-time") from error
     return Record(
         kind="task",
         place=Place(find_lane(topic, lanes), int(position[1]), int(position[2])),
