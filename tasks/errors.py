@@ -12,6 +12,11 @@ Retry = Literal["never", "later", "uncounted"]
 the attempt does not count as a try, because it says nothing about the task."""
 
 
+BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+"""Headers of every problem document, and of every other answer that has no stricter ones: it is what its type says, and
+no page may show it in a frame."""
+
+
 class TaskError(Exception):
     """The base of every error that a user may read."""
 

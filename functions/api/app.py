@@ -91,7 +91,10 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
         app.mount(path, face_app)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
-    app.add_middleware(Edge, hosts=Hosts(settings), metrics=metrics)
+    hosts = Hosts(settings)
+    if hosts.any and keys is None:
+        logger.warning("any Host is answered without a key: name the gateway's hosts in ALLOWED_HOSTS")
+    app.add_middleware(Edge, hosts=hosts, metrics=metrics)
     return GatewayApp(app, gateway)
 
 

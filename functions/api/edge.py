@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.api.hosts import Hosts
 from functions.api.metrics import GatewayMetrics
-from functions.api.problems import BROWSER_RULES, problem_of, render_problem
-from tasks.errors import UnknownHost
+from functions.api.problems import problem_of, render_problem
+from tasks.errors import BROWSER_RULES, UnknownHost
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz"})
 """Paths that answer to any host: a probe of Kubernetes asks the address of the pod."""

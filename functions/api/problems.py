@@ -9,11 +9,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from tasks.errors import ERRORS, MethodNotAllowed, NotFound, TaskError
+from tasks.errors import BROWSER_RULES, ERRORS, MethodNotAllowed, NotFound, TaskError
 
 MEDIA_TYPE = "application/problem+json"
-BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
-"""Headers of every answer that has no stricter ones: it is what its type says, and no page may show it in a frame."""
 
 
 class Problem(BaseModel):
