@@ -9,12 +9,18 @@ from pydantic.fields import FieldInfo
 from config.kafka_config import KAFKA_CONFIG_PREFIX, KAFKA_SECRETS
 from config.settings import Settings
 from config.values import allowed, is_secret
+from infra.local import kafka_auth
 from infra.local.placement import FORM
 from infra.local.ports import PORTS
 from tasks.errors import ERRORS
 from tools.licences import rows as licence_rows
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
+_KAFKA_AUTH = (
+    "1: the local Kafka refuses clients without a user and password. They are random, the parts get them, and "
+    "`.local/kafka/client.properties` holds them for other clients. 0: every user of this machine can read and write "
+    "all records."
+)
 _SETTINGS_HEAD = "| name | default | allowed | meaning |\n| --- | --- | --- | --- |"
 _MAKE_RUN_LEAD = "`make run` alone reads these, from the environment or as `make run RUNNERS=flux-1-dev=2`."
 _RUNNERS = (
@@ -68,6 +74,7 @@ def _kafka_secrets() -> str:
 def _make_run_rows() -> list[str]:
     return [
         f"| `RUNNERS` |  | {FORM} | {_RUNNERS} |",
+        f"| `{kafka_auth.SETTING}` | `0` | {kafka_auth.ALLOWED} | {_KAFKA_AUTH} |",
         "| `LOCAL_DIR` | `.local` |  | Folder of Kafka's logs, the images and what the parts keep. |",
         *(f"| `{name}` | `{number}` | a port | Port of {what}. |" for name, (number, what) in PORTS.items()),
     ]
