@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from typing import Any
 
 from config.settings import Settings
 from functions.api.caller import Caller
+from functions.api.limits import ClientLimits, clients_of
 from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
 from functions.status.model_list import ModelList, list_models
 from functions.status.status import Status
@@ -21,7 +23,7 @@ class Gateway:
     """Submit and status on behalf of a caller. For a task that the caller does not own each method raises UnknownTask,
     exactly as for one that does not exist."""
 
-    def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links) -> None:
+    def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links, limits: ClientLimits) -> None:
         """`links`: where clients find what the status document refers to."""
         self.settings = settings
         self.index: TaskIndex = status.index
@@ -29,6 +31,7 @@ class Gateway:
         self._submit = submit
         self._status = status
         self._links = links
+        self._limits = limits
         self._submitting: set[asyncio.Task[TaskSnapshot]] = set()
 
     async def generate(
@@ -43,13 +46,14 @@ class Gateway:
         """Submit, and with `wait` return when the task has ended or this many seconds have passed.
 
         Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
-        NotAllowedByKey and what `Submit` raises.
+        NotAllowedByKey, TooManyWaits and what `Submit` raises.
         """
-        submitted = self._submit_for(request, caller, idempotency_key, traceparent)
         if wait is None:
-            return await submitted
-        snapshot = await self._uninterrupted(submitted)
-        return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
+            return await self._submit_for(request, caller, idempotency_key, traceparent)
+        with self._limits.waits.hold(clients_of(caller)):
+            submitted = self._submit_for(request, caller, idempotency_key, traceparent)
+            snapshot = await self._uninterrupted(submitted)
+            return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
 
     async def _submit_for(
         self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
@@ -68,24 +72,49 @@ class Gateway:
         return await asyncio.shield(submitting)
 
     async def get(self, task_id: str, caller: Caller) -> TaskSnapshot:
-        """The caller's task as it is now. Raises UnknownTask, QueueUnavailable, StoreUnavailable, StartingUp."""
-        snapshot = await self._status.get(task_id)
-        if caller.user is not None and not caller.owns(snapshot.task):
-            raise UnknownTask
+        """The caller's task as it is now. Raises UnknownTask, TooManyUnknownIds, QueueUnavailable, StoreUnavailable,
+        StartingUp."""
+        snapshot = self._status.find_in_view(task_id)
+        if snapshot is not None and caller.owns(snapshot.task):
+            return snapshot
+        # Checked also for a task of somebody else: otherwise the two answers would show that the task exists.
+        clients = clients_of(caller)
+        self._limits.unknown_ids.check(clients)
+        try:
+            snapshot = snapshot or await self._status.get(task_id)
+            if not caller.owns(snapshot.task):
+                raise UnknownTask
+        except UnknownTask:
+            self._limits.unknown_ids.count(clients)
+            raise
         return snapshot
 
     async def wait(self, task_id: str, caller: Caller, seconds: float) -> TaskSnapshot:
-        """The caller's task when it has ended or this many seconds have passed. Raises what `get` raises."""
-        await self.get(task_id, caller)
-        return await self._status.wait(task_id, seconds)
+        """The caller's task when it has ended or this many seconds have passed. Raises TooManyWaits and what `get`
+        raises."""
+        with self._limits.waits.hold(clients_of(caller)):
+            await self.get(task_id, caller)
+            return await self._status.wait(task_id, seconds)
 
     async def changes(
         self, task_id: str, caller: Caller, heartbeat: float
     ) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
-        """The caller's task now and after every change until it has ended, see `Status.changes`. Raises what `get`
-        raises before the first of them."""
+        """The caller's task now and after every change until it has ended, see `Status.changes`. Raises TooManyStreams
+        and what `get` raises before the first of them."""
         await self.get(task_id, caller)
-        return self._status.changes(task_id, heartbeat)
+        changes = self._limited_changes(task_id, caller, heartbeat)
+        await anext(changes)  # takes the place: the caller cannot answer 429 after the answer has begun
+        return changes
+
+    async def _limited_changes(
+        self, task_id: str, caller: Caller, heartbeat: float
+    ) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
+        """Nothing (None) as soon as the client has its place for a stream, then the changes."""
+        with self._limits.streams.hold(clients_of(caller)):
+            yield None
+            async with aclosing(self._status.changes(task_id, heartbeat)) as changes:
+                async for change in changes:
+                    yield change
 
     async def cancel(self, task_id: str, caller: Caller) -> TaskSnapshot:
         """Ask for the cancel of the caller's task. Raises AlreadyEnded and what `get` raises."""

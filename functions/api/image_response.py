@@ -1,10 +1,13 @@
 """A task's image, answered as a web server answers a file: media type, ETag, ranges, cached for ever."""
 
 import re
+from collections.abc import AsyncIterator
 
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from functions.api.gateway import Gateway
+from functions.api.image_pieces import image_pieces
 from tasks.errors import RangeNotSatisfiable
 from tasks.events import StoredImage
 
@@ -17,11 +20,15 @@ async def image_response(
     gateway: Gateway,
     image: StoredImage,
     *,
+    head: bool = False,
     if_none_match: str = "",
     range_header: str = "",
     if_range: str = "",
 ) -> Response:
-    """The answer to a request for the image. Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage."""
+    """The answer to a request for the image; `head`: to a HEAD request, for which the store is not asked.
+
+    Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage.
+    """
     etag = f'"{image.sha256}"'
     headers = {
         "Content-Type": image.content_type,
@@ -33,11 +40,22 @@ async def image_response(
     if if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")):
         return Response(b"", 304, headers)
     byte_range = _range(range_header, image.size) if if_range in ("", etag) else None
-    body = await gateway.read_image(image, byte_range)
-    if byte_range is None:
-        return Response(body, 200, headers)
-    headers["Content-Range"] = f"bytes {byte_range[0]}-{byte_range[1]}/{image.size}"
-    return Response(body, 206, headers)
+    status, (first, last) = (200, (0, image.size - 1)) if byte_range is None else (206, byte_range)
+    headers["Content-Length"] = str(last - first + 1)
+    if byte_range is not None:
+        headers["Content-Range"] = f"bytes {first}-{last}/{image.size}"
+    if head:
+        return Response(b"", status, headers)
+    pieces = image_pieces(gateway, image, first, last)
+    # Read before the answer begins, so that an error is still an answer of its own.
+    start = await anext(pieces, b"")
+    return StreamingResponse(_chain(start, pieces), status, headers)
+
+
+async def _chain(start: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield start
+    async for piece in rest:
+        yield piece
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
