@@ -172,10 +172,10 @@ class Settings(BaseModel):
         500, ge=1, description="Gateway: requests with `Prefer: wait` that one client may hold at once; more get 429."
     )
     max_unknown_ids_per_second: int = Field(
-        50,
+        100,
         ge=1,
         description="Gateway: unknown task ids that one client may ask for in a second; after them it gets 429 for "
-        "every id that it may not see or that the gateway must look for.",
+        "every id that it may not see or that the gateway must look for in the store.",
     )
     client_timeout: float = Field(
         20.0,

@@ -77,16 +77,13 @@ class Gateway:
         snapshot = self._status.find_in_view(task_id)
         if snapshot is not None and caller.owns(snapshot.task):
             return snapshot
-        # Checked also for a task of somebody else: otherwise the two answers would show that the task exists.
+        # Spent also for a task of somebody else: otherwise the two answers would show that the task exists.
         clients = clients_of(caller)
-        self._limits.unknown_ids.check(clients)
-        try:
-            snapshot = snapshot or await self._status.get(task_id)
-            if not caller.owns(snapshot.task):
-                raise UnknownTask
-        except UnknownTask:
-            self._limits.unknown_ids.count(clients)
-            raise
+        self._limits.unknown_ids.spend(clients)
+        snapshot = snapshot or await self._status.get(task_id)
+        if not caller.owns(snapshot.task):
+            raise UnknownTask
+        self._limits.unknown_ids.give_back(clients)
         return snapshot
 
     async def wait(self, task_id: str, caller: Caller, seconds: float) -> TaskSnapshot:

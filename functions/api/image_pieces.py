@@ -7,21 +7,31 @@ from tasks.errors import UnknownImage
 from tasks.events import StoredImage
 
 PIECE_BYTES = 256 * 1024
-"""Bytes that one request of the store reads. Most images are one to eight pieces."""
-_SEND_BYTES = 64 * 1024
-"""Bytes that the server takes at once: it waits for the client as soon as so many are unsent."""
+"""Bytes that one request of the store reads, and that an unread image takes. Most images are one to eight pieces."""
 
 
 async def image_pieces(gateway: Gateway, image: StoredImage, first: int, last: int) -> AsyncIterator[bytes]:
-    """The bytes from `first` to `last`, both included. The next piece is read when the client has taken the one before.
+    """The bytes from `first` to `last`, both included, with an empty piece before each other one.
 
-    Raises StoreUnavailable, and UnknownImage if the object is missing or shorter than the image.
+    The first empty piece comes when the first bytes have been read, so that an error can be answered. The server takes
+    each further empty piece when the client has read most of what was sent; only then more is read, and nothing is
+    held here meanwhile. Raises StoreUnavailable, and UnknownImage if the object is missing or shorter than the image.
     """
-    while first <= last:
-        end = min(last, first + PIECE_BYTES - 1)
-        piece = await gateway.read_image(image, (first, end))
-        if len(piece) != end - first + 1:
-            raise UnknownImage
-        for start in range(0, len(piece), _SEND_BYTES):
-            yield piece[start : start + _SEND_BYTES]
-        first = end + 1
+    piece = await _read(gateway, image, first, last)
+    yield b""
+    while True:
+        first += len(piece)
+        yield piece
+        if first > last:
+            return
+        del piece
+        yield b""
+        piece = await _read(gateway, image, first, last)
+
+
+async def _read(gateway: Gateway, image: StoredImage, first: int, last: int) -> bytes:
+    end = min(last, first + PIECE_BYTES - 1)
+    piece = await gateway.read_image(image, (first, end)) if first <= last else b""
+    if len(piece) != end - first + 1:
+        raise UnknownImage
+    return piece

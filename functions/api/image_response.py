@@ -1,7 +1,6 @@
 """A task's image, answered as a web server answers a file: media type, ETag, ranges, cached for ever."""
 
 import re
-from collections.abc import AsyncIterator
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -47,15 +46,8 @@ async def image_response(
     if head:
         return Response(b"", status, headers)
     pieces = image_pieces(gateway, image, first, last)
-    # Read before the answer begins, so that an error is still an answer of its own.
-    start = await anext(pieces, b"")
-    return StreamingResponse(_chain(start, pieces), status, headers)
-
-
-async def _chain(start: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield start
-    async for piece in rest:
-        yield piece
+    await anext(pieces)  # before the answer begins, so that an error is an answer of its own
+    return StreamingResponse(pieces, status, headers)
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

@@ -104,17 +104,20 @@ class RatePerSecond:
         self._second = 0
         self._counts: Counter[str] = Counter()
 
-    def check(self, clients: Collection[str]) -> None:
-        """Raise the error if one of the clients has used up this second."""
+    def spend(self, clients: Collection[str]) -> None:
+        """Each of these clients does it once. Raises the error if one of them has used up this second."""
         if (second := int(self._now())) != self._second:
             self._second = second
             self._counts.clear()
         if any(self._counts[client] >= self._most for client in clients):
             raise self._error(retry_after=_RETRY_AFTER)
-
-    def count(self, clients: Iterable[str]) -> None:
-        """Each of the clients has done it once."""
         self._counts.update(clients)
+
+    def give_back(self, clients: Iterable[str]) -> None:
+        """What these clients have just spent does not count."""
+        for client in clients:
+            # The next second may have begun meanwhile.
+            self._counts[client] = max(0, self._counts[client] - 1)
 
 
 class ClientLimits:

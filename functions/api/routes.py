@@ -15,7 +15,7 @@ from functions.api.headers import joined, single, wait_seconds, wants_image
 from functions.api.image_response import image_response
 from functions.api.problems import render_problem
 from functions.api.request_body import parse_body, read_body
-from functions.api.sse import HEARTBEAT_SECONDS, SharedDocuments, stream
+from functions.api.sse import HEARTBEAT_SECONDS, EventStreams
 from functions.status.document import TaskSnapshot
 from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
 from tasks.task import CONTENT_TYPES, DEFAULT_FORMAT, GenerateRequest
@@ -65,7 +65,7 @@ class NativeRoutes:
         """Answers from this gateway."""
         self._gateway = gateway
         self._face = face
-        self._documents = SharedDocuments(gateway.document)
+        self._events = EventStreams(gateway.document)
         self._links = NativeLinks(gateway.settings.public_url)
 
     async def generate_image(self, request: Request, caller: Caller) -> Response:
@@ -142,7 +142,7 @@ class NativeRoutes:
             await self._gateway.get(task_id, caller)
         else:
             changes = await self._gateway.changes(task_id, caller, HEARTBEAT_SECONDS)
-            content = stream(changes, self._documents)
+            content = self._events.stream(changes)
         return StreamingResponse(content, media_type="text/event-stream", headers=_NO_STORE)
 
     async def models(self, request: Request, caller: Caller) -> Response:

@@ -5,6 +5,7 @@ import base64
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -13,49 +14,57 @@ from tasks.preview import Preview
 
 HEARTBEAT_SECONDS = 15.0
 """A comment this often keeps proxies from closing a quiet stream."""
-_SHARED_DOCUMENTS = 256
-"""Tasks whose newest document is kept, a few KB each."""
+_SHARED = 256
+"""Tasks whose newest event is kept, at most some KB each."""
+
+T = TypeVar("T")
 
 
-class SharedDocuments:
-    """The status documents in events, as JSON. Each is made once for all listeners of its task."""
+class EventStreams:
+    """The event streams of a gateway. What an event says is made once for all listeners of its task."""
 
     def __init__(self, document: Callable[[TaskSnapshot], TaskStatus]) -> None:
         """`document` makes the status document of a snapshot."""
-        self._document = document
-        self._newest: OrderedDict[str, tuple[TaskSnapshot, str]] = OrderedDict()
+        self._documents = _SharedJson(document)
+        self._previews = _SharedJson(PreviewEvent.of)
 
-    def json(self, snapshot: TaskSnapshot) -> str:
-        """The document of this snapshot. Listeners of one task are given the same snapshot object."""
-        task_id = snapshot.task.task_id
-        made_of, document = self._newest.get(task_id, (None, ""))
-        if made_of is not snapshot:
-            document = self._document(snapshot).model_dump_json()
-            self._newest[task_id] = snapshot, document
-            self._newest.move_to_end(task_id)
-            if len(self._newest) > _SHARED_DOCUMENTS:
-                self._newest.popitem(last=False)
-        return document
+    async def stream(self, changes: AsyncGenerator[TaskSnapshot | Preview | None, None]) -> AsyncIterator[bytes]:
+        """The events of these changes. A stream that ends before its task ends by telling the client to connect again:
+        the gateway is about to end."""
+        before: TaskSnapshot | None = None
+        async with aclosing(changes):
+            async for change in changes:
+                match change:
+                    case None:
+                        yield b": still here\n\n"
+                    case Preview():
+                        yield _event("preview", self._previews.json(change.task_id, change))
+                    case TaskSnapshot():
+                        yield _event(_kind(before, change), self._documents.json(change.task.task_id, change))
+                        before = change
+        if before is None or not before.state.ended:
+            yield b"retry: 1000\n: this gateway is about to end; connect again\n\n"
 
 
-async def stream(
-    changes: AsyncGenerator[TaskSnapshot | Preview | None, None], documents: SharedDocuments
-) -> AsyncIterator[bytes]:
-    """The events of these changes. A stream that ends before its task ends by telling the client to connect again:
-    the gateway is about to end."""
-    before: TaskSnapshot | None = None
-    async with aclosing(changes):
-        async for change in changes:
-            match change:
-                case None:
-                    yield b": still here\n\n"
-                case Preview():
-                    yield _event("preview", PreviewEvent.of(change).model_dump_json())
-                case TaskSnapshot():
-                    yield _event(_kind(before, change), documents.json(change))
-                    before = change
-    if before is None or not before.state.ended:
-        yield b"retry: 1000\n: this gateway is about to end; connect again\n\n"
+class _SharedJson(Generic[T]):
+    """The newest JSON of each task that has listeners. They are all given the same object of a snapshot or preview."""
+
+    def __init__(self, make: Callable[[T], BaseModel]) -> None:
+        """`make` makes the data of an event."""
+        self._make = make
+        self._newest: OrderedDict[str, tuple[T, str]] = OrderedDict()
+
+    def json(self, task_id: str, value: T) -> str:
+        """The data of the event for this value."""
+        newest = self._newest.get(task_id)
+        if newest is not None and newest[0] is value:
+            return newest[1]
+        text = self._make(value).model_dump_json()
+        self._newest[task_id] = value, text
+        self._newest.move_to_end(task_id)
+        if len(self._newest) > _SHARED:
+            self._newest.popitem(last=False)
+        return text
 
 
 class PreviewEvent(BaseModel):
