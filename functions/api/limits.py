@@ -33,6 +33,9 @@ _RETRY_AFTER = 1.0
 _HELD = "ai_image_gen.held"
 """The key of the ASGI scope under which a request keeps the places that it holds until its answer is sent."""
 
+_LONGEST_ADDRESS = 64
+"""An address of IPv6 may end with the name of an interface, of any length, and addresses are cached."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -58,14 +61,13 @@ class Proxies:
         """
         host = str(scope["client"][0]) if scope.get("client") else ""
         if self._networks and self.trust(host):
-            lines = Headers(scope=scope).getlist("x-forwarded-for")
-            for entry in reversed(",".join(lines).split(",")):
+            rest = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+            while rest and self.trust(host):
+                rest, _, entry = rest.rpartition(",")
                 hop = _without_port(entry.strip())
                 if _address(hop) is None:
                     break
                 host = hop
-                if not self.trust(host):
-                    break
         return network_of(host)
 
 
@@ -195,6 +197,8 @@ def network_of(host: str) -> str:
 
 def _address(host: str) -> Address | None:
     """The address; one of IPv4 that is written as IPv6 (::ffff:192.0.2.1) as IPv4."""
+    if len(host) > _LONGEST_ADDRESS:
+        return None
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -17,7 +17,7 @@ from tasks.reading import PreviewRead
 from tasks.state import TaskState
 
 _CATCH_UP_SECONDS = 4.0
-_WAKES_AT_ONCE = 8
+_WAKES_AT_ONCE = 4
 """Callers that are woken in one round of the event loop. Each sends an answer or an event, and between two rounds other
 requests are served: a task with hundreds of listeners must not hold them up."""
 

@@ -329,7 +329,7 @@ async def test_a_client_that_reads_a_little_now_and_then_is_cut_off() -> None:
 
         async def sip() -> None:
             with contextlib.suppress(OSError):
-                while await reader.read(4000):
+                while await reader.read(12_000):
                     await asyncio.sleep(PATIENCE / 20)
 
         sipping = asyncio.ensure_future(sip())
