@@ -37,10 +37,9 @@ class GatewayService:
     @bentoml.on_startup
     async def open(self) -> None:
         """Connect and serve."""
-        settings = load_settings()
+        settings = limit_connections(load_settings())
         configure_logging(settings, "api")
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
-        limit_connections(settings.client_timeout, settings.max_connections)
         store = S3Store(settings)
         _hosted.on_close(store.close)
         gateway = build_gateway(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())

@@ -16,6 +16,7 @@ from config.values import (
     Allowed,
     Hosts,
     Lanes,
+    Networks,
     PublicUrl,
     Secret,
     Shards,
@@ -146,10 +147,37 @@ class Settings(BaseModel):
         description="Gateway: file of API keys, read again when it changes (`python -m functions.api.keys new USER` "
         "makes a line); empty: no key is needed, and everybody may see everything.",
     )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Gateway: addresses and networks of the proxies before it, separated by commas, e.g. 10.0.0.0/8. "
+        "The client's address is read from X-Forwarded-For only where such a proxy sends the request; without this "
+        "setting a proxy and all its clients count as one client.",
+    )
     max_connections: int = Field(
         4096,
         ge=1,
-        description="Gateway: connections at once, fewer where the limit of open files is lower; further ones get 503.",
+        description="Gateway: connections at once, fewer where the limit of open files is lower. A further one takes "
+        "the place of the one that has been idle for longest; while none is idle, it gets 503. Health probes are "
+        "always answered.",
+    )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=1,
+        description="Gateway: connections that one client may use at once, never more than three quarters of "
+        "MAX_CONNECTIONS; more get 429. A client is an address (of IPv6: a /64 network), and also the user of an API "
+        "key.",
+    )
+    max_streams_per_client: int = Field(
+        500, ge=1, description="Gateway: event streams that one client may hold at once; more get 429."
+    )
+    max_waits_per_client: int = Field(
+        500, ge=1, description="Gateway: requests with `Prefer: wait` that one client may hold at once; more get 429."
+    )
+    max_unknown_ids_per_second: int = Field(
+        100,
+        ge=1,
+        description="Gateway: unknown task ids that one client may ask for in a second; after them it gets 429 for "
+        "every id that it may not see or that the gateway must look for in the store.",
     )
     client_timeout: float = Field(
         20.0,
@@ -157,6 +185,12 @@ class Settings(BaseModel):
         le=600,
         description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. A "
         "slower client is disconnected, at the latest after twice this time.",
+    )
+    client_min_rate: int = Field(
+        1000,
+        ge=0,
+        description="Gateway: bytes a second that a client must read on average, over CLIENT_TIMEOUT, of an answer "
+        "that waits for it (on Linux).",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -234,6 +268,16 @@ class Settings(BaseModel):
             return str(ipaddress.ip_address(value))
         except ValueError:
             raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @field_validator("lanes")
     @classmethod

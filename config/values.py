@@ -61,6 +61,7 @@ Urls = Annotated[
 PublicUrl = Annotated[
     str, Allowed(f"an address that begins with http:// or https:// and does not end with /, {_NO_USER}")
 ]
+Networks = Annotated[tuple[str, ...], BeforeValidator(split), Allowed("IP addresses and networks separated by commas")]
 Hosts = Annotated[
     tuple[str, ...],
     BeforeValidator(split),

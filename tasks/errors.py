@@ -158,6 +158,26 @@ class QueueFull(TaskError, status=429, retry="later"):
     """The queue holds as many tasks as the service accepts. Send the request again a little later."""
 
 
+class TooManyConnections(TaskError, status=429, retry="later"):
+    """This client already has as many requests open as one client may. Send the request again when one has ended."""
+
+
+class TooManyStreams(TaskError, status=429, retry="later"):
+    """This client already listens to as many event streams as one client may."""
+
+
+class TooManyWaits(TaskError, status=429, retry="later"):
+    """This client already has as many requests waiting for a task as one client may. Ask for the status instead."""
+
+
+class TooManyUnknownIds(TaskError, status=429, retry="later"):
+    """This client has asked for too many unknown task ids in this second."""
+
+
+class GatewayFull(TaskError, status=503, retry="later"):
+    """The gateway has as many requests open as it can hold. Send the request again a little later."""
+
+
 class NotFound(TaskError, status=404):
     """There is nothing at this address."""
 

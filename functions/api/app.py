@@ -20,6 +20,7 @@ from functions.api.face import FaceParts
 from functions.api.gateway import Gateway
 from functions.api.health import Health
 from functions.api.hosts import Hosts
+from functions.api.limits import ClientLimits, LimitRequests
 from functions.api.metrics import GatewayMetrics
 from functions.api.routes import NativeLinks, add_native_face
 from functions.status.status import Status
@@ -60,11 +61,12 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     index = TaskIndex(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
     status = Status(task_log, store, index, clock)
     submit = Submit(settings, task_log, index, status, TaskIds(store), clock)
-    gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url))
+    limits = ClientLimits(settings, clock.monotonic)
+    gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url), limits)
     metrics = GatewayMetrics()
     if keys is not None:
         metrics.watch_keys(lambda: keys.broken)
-    parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics)
+    parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,6 +84,7 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
             index.view.close()
 
     app = FastAPIOffline(title=openapi.TITLE, lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(LimitRequests, limits=limits, metrics=metrics)
     # First, because routes are tried in their order and these are the busy ones.
     add_native_face(app, parts)
     Health(task_log, store, index, metrics, keys).add_routes(app)

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from config.settings import Settings
 from functions.api.caller import Caller
+from functions.api.limits import ClientLimits, clients_of
 from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
-from functions.status.images import image_of, read_image
+from functions.status.images import Images, image_of
 from functions.status.model_list import ModelList, list_models
 from functions.status.status import Status
 from functions.status.task_index import TaskIndex
@@ -25,7 +26,7 @@ class Gateway:
     """Submit and status on behalf of a caller. For a task that the caller does not own each method raises UnknownTask,
     exactly as for one that does not exist."""
 
-    def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links) -> None:
+    def __init__(self, settings: Settings, submit: Submit, status: Status, links: Links, limits: ClientLimits) -> None:
         """`links`: where clients find what the status document refers to."""
         self.settings = settings
         self.index: TaskIndex = status.index
@@ -33,6 +34,8 @@ class Gateway:
         self._submit = submit
         self._status = status
         self._links = links
+        self._limits = limits
+        self._images = Images(status.store)
         self._submitting: set[asyncio.Task[TaskSnapshot]] = set()
 
     async def generate(
@@ -47,13 +50,17 @@ class Gateway:
         """Submit, and with `wait` return when the task has ended or this many seconds have passed.
 
         Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
-        NotAllowedByKey and what `Submit` raises.
+        NotAllowedByKey, TooManyWaits and what `Submit` raises.
         """
-        submitted = self._submit(caller.as_user(request), idempotency_key, traceparent, permission=caller.permission)
+
+        def submit() -> Coroutine[Any, Any, TaskSnapshot]:
+            return self._submit(caller.as_user(request), idempotency_key, traceparent, permission=caller.permission)
+
         if wait is None:
-            return await submitted
-        snapshot = await self._uninterrupted(submitted)
-        return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
+            return await submit()
+        with self._limits.waits.hold(clients_of(caller)):
+            snapshot = await self._uninterrupted(submit())
+            return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
@@ -62,23 +69,45 @@ class Gateway:
         return await asyncio.shield(submitting)
 
     async def get(self, task_id: str, caller: Caller) -> TaskSnapshot:
-        """The caller's task as it is now. Raises UnknownTask, QueueUnavailable, StoreUnavailable, StartingUp,
-        UntrustedOutcome."""
-        return _owned(await self._status.get(task_id), caller)
+        """The caller's task as it is now. Raises UnknownTask, TooManyUnknownIds, QueueUnavailable, StoreUnavailable,
+        StartingUp, UntrustedOutcome."""
+        snapshot = self._status.find_in_view(task_id)
+        if snapshot is not None and caller.owns(snapshot.task):
+            return snapshot
+        # Spent also for a task of somebody else: otherwise the two answers would show that the task exists.
+        clients = clients_of(caller)
+        self._limits.unknown_ids.spend(clients)
+        snapshot = _owned(snapshot or await self._status.get(task_id), caller)
+        self._limits.unknown_ids.give_back(clients)
+        return snapshot
 
     async def wait(self, task_id: str, caller: Caller, seconds: float) -> TaskSnapshot:
-        """The caller's task when it has ended or this many seconds have passed. Raises what `get` raises."""
-        await self.get(task_id, caller)
-        # Its outcome may show that it is another's task, see TaskSnapshot.from_view.
-        return _owned(await self._status.wait(task_id, seconds), caller)
+        """The caller's task when it has ended or this many seconds have passed. Raises TooManyWaits and what `get`
+        raises."""
+        with self._limits.waits.hold(clients_of(caller)):
+            await self.get(task_id, caller)
+            # Its outcome may show that it is another's task, see TaskSnapshot.from_view.
+            return _owned(await self._status.wait(task_id, seconds), caller)
 
     async def changes(
         self, task_id: str, caller: Caller, heartbeat: float
     ) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
-        """The caller's task now and after every change until it has ended, see `Status.changes`. Raises what `get`
-        raises before the first of them."""
+        """The caller's task now and after every change until it has ended, see `Status.changes`. Raises TooManyStreams
+        and what `get` raises before the first of them."""
         await self.get(task_id, caller)
-        return _while_owned(self._status.changes(task_id, heartbeat), caller)
+        changes = self._limited_changes(task_id, caller, heartbeat)
+        await anext(changes)  # takes the place: the caller cannot answer 429 after the answer has begun
+        return changes
+
+    async def _limited_changes(
+        self, task_id: str, caller: Caller, heartbeat: float
+    ) -> AsyncGenerator[TaskSnapshot | Preview | None, None]:
+        """Nothing (None) as soon as the client has its place for a stream, then the changes."""
+        with self._limits.streams.hold(clients_of(caller)):
+            yield None
+            async with aclosing(_while_owned(self._status.changes(task_id, heartbeat), caller)) as changes:
+                async for change in changes:
+                    yield change
 
     async def cancel(self, task_id: str, caller: Caller) -> TaskSnapshot:
         """Ask for the cancel of the caller's task. Raises AlreadyEnded and what `get` raises."""
@@ -123,9 +152,9 @@ class Gateway:
             raise NoPreview
         return preview
 
-    async def read_image(self, image: StoredImage) -> bytes:
-        """The image's bytes. Raises StoreUnavailable, UnknownImage, UntrustedOutcome."""
-        return await read_image(self._status.store, image)
+    async def read_image(self, image: StoredImage, first: int = 0, last: int | None = None) -> bytes:
+        """See `Images.read`."""
+        return await self._images.read(image, first, last)
 
     def models(self, caller: Caller) -> ModelList:
         """The models that the caller may use, and what each can do."""

@@ -3,8 +3,10 @@
 import re
 
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from functions.api.gateway import Gateway
+from functions.api.image_pieces import image_pieces
 from tasks.errors import RangeNotSatisfiable
 from tasks.events import StoredImage
 from tasks.object_keys import media_type
@@ -21,12 +23,15 @@ async def image_response(
     gateway: Gateway,
     image: StoredImage,
     *,
+    head: bool = False,
     if_none_match: str = "",
     range_header: str = "",
     if_range: str = "",
 ) -> Response:
-    """The answer to a request for the image. Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage,
-    UntrustedOutcome."""
+    """The answer to a request for the image; `head`: to a HEAD request, for which the store is not asked.
+
+    Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage, UntrustedOutcome.
+    """
     etag = f'"{image.sha256}"'
     headers = {
         "Content-Type": media_type(image.key),
@@ -38,13 +43,15 @@ async def image_response(
     if if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")):
         return Response(b"", 304, headers)
     byte_range = _range(range_header, image.size) if if_range in ("", etag) else None
-    # Read whole also for a range: only the whole image can be compared with its hash.
-    body = await gateway.read_image(image)
-    if byte_range is None:
-        return Response(body, 200, headers)
-    first, last = byte_range
-    headers["Content-Range"] = f"bytes {first}-{last}/{image.size}"
-    return Response(body[first : last + 1], 206, headers)
+    status, (first, last) = (200, (0, image.size - 1)) if byte_range is None else (206, byte_range)
+    headers["Content-Length"] = str(last - first + 1)
+    if byte_range is not None:
+        headers["Content-Range"] = f"bytes {first}-{last}/{image.size}"
+    if head:
+        return Response(b"", status, headers)
+    pieces = image_pieces(gateway, image, first, last)
+    await anext(pieces)  # before the answer begins, so that an error is an answer of its own
+    return StreamingResponse(pieces, status, headers)
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """The native face: the API's own routes, errors as problem documents."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
@@ -14,7 +15,7 @@ from functions.api.headers import joined, single, wait_seconds, wants_image
 from functions.api.image_response import INERT, image_response
 from functions.api.problems import render_problem
 from functions.api.request_body import parse_body, read_body
-from functions.api.sse import HEARTBEAT_SECONDS, stream
+from functions.api.sse import HEARTBEAT_SECONDS, EventStreams
 from functions.status.document import TaskSnapshot
 from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
 from tasks.events import StoredImage
@@ -65,6 +66,7 @@ class NativeRoutes:
         """Answers from this gateway."""
         self._gateway = gateway
         self._face = face
+        self._events = EventStreams(gateway.document)
         self._links = NativeLinks(gateway.settings.public_url)
 
     async def generate_image(self, request: Request, caller: Caller) -> Response:
@@ -115,6 +117,7 @@ class NativeRoutes:
                 return await image_response(
                     self._gateway,
                     image,
+                    head=request.method == "HEAD",
                     if_none_match=joined(request.headers, "if-none-match"),
                     range_header=request.headers.get("range", ""),
                     if_range=request.headers.get("if-range", ""),
@@ -137,8 +140,13 @@ class NativeRoutes:
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """The task's changes as server-sent events."""
-        changes = await self._gateway.changes(request.path_params["task_id"], caller, HEARTBEAT_SECONDS)
-        content = stream(changes, self._gateway.document) if request.method == "GET" else ()
+        task_id = request.path_params["task_id"]
+        content: AsyncIterator[bytes] | tuple[()] = ()
+        if request.method == "HEAD":
+            await self._gateway.get(task_id, caller)
+        else:
+            changes = await self._gateway.changes(task_id, caller, HEARTBEAT_SECONDS)
+            content = self._events.stream(changes)
         return StreamingResponse(content, media_type="text/event-stream", headers=_NO_STORE)
 
     async def models(self, request: Request, caller: Caller) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 
 from functions.status.document import TaskSnapshot
 from tasks.errors import ImageNotReady, NoImage, UnknownImage, UntrustedOutcome
@@ -11,6 +12,9 @@ from tasks.ports import ImageStore
 
 _QUICK_BYTES = 256 * 1024
 """Up to this size the hash takes less time than handing it to a thread."""
+_COMPARED_AT_ONCE = 8
+_REMEMBERED = 10_000
+"""Images whose comparison is remembered."""
 
 
 def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:
@@ -29,13 +33,40 @@ def image_of(snapshot: TaskSnapshot, index: int = 0) -> StoredImage:
     return images[index]
 
 
-async def read_image(store: ImageStore, image: StoredImage) -> bytes:
-    """The image's bytes. Raises StoreUnavailable, UnknownImage if there is no such object, and UntrustedOutcome if the
-    object is not the one that the outcome describes."""
-    data = await store.get_image(image.key)
-    if len(data) != image.size or await _sha256(data) != image.sha256:
-        raise UntrustedOutcome
-    return data
+class Images:
+    """Reads images from the store. No byte of an image is given out before the whole image was compared once with the
+    hash that its outcome records."""
+
+    def __init__(self, store: ImageStore) -> None:
+        """No image was compared yet."""
+        self._store = store
+        self._compared: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._comparing = asyncio.Semaphore(_COMPARED_AT_ONCE)
+
+    async def read(self, image: StoredImage, first: int = 0, last: int | None = None) -> bytes:
+        """The bytes from `first` to `last`, both included; None: to the end.
+
+        Raises StoreUnavailable, UnknownImage if there is no such object, and UntrustedOutcome if the object is not the
+        one that the outcome describes.
+        """
+        last = image.size - 1 if last is None else last
+        if (image.key, image.sha256) not in self._compared:
+            return (await self._compare(image))[first : last + 1]
+        piece = await self._store.get_image(image.key, (first, last)) if first <= last else b""
+        if len(piece) != last - first + 1:
+            raise UntrustedOutcome
+        return piece
+
+    async def _compare(self, image: StoredImage) -> bytes:
+        """The whole image, whose hash was compared. A few at once, because they are held in memory."""
+        async with self._comparing:
+            data = await self._store.get_image(image.key)
+            if len(data) != image.size or await _sha256(data) != image.sha256:
+                raise UntrustedOutcome
+        self._compared[image.key, image.sha256] = None
+        if len(self._compared) > _REMEMBERED:
+            self._compared.popitem(last=False)
+        return data
 
 
 async def _sha256(data: bytes) -> str:

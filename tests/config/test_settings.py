@@ -37,7 +37,13 @@ WRONG = {
     "runner_grace": ("-1", "a number from 0 to 3,600"),
     "listen_host": ("everywhere", "an IP address"),
     "public_url": ("https://images/", "an address that begins with http:// or https:// and does not end with /"),
+    "trusted_proxies": ("10.0.0.1, ingress", "IP addresses and networks separated by commas"),
     "max_connections": ("0", f"{WHOLE} from 1"),
+    "max_connections_per_client": ("0", f"{WHOLE} from 1"),
+    "max_streams_per_client": ("many", f"{WHOLE} from 1"),
+    "max_waits_per_client": ("-1", f"{WHOLE} from 1"),
+    "max_unknown_ids_per_second": ("0", f"{WHOLE} from 1"),
+    "client_min_rate": ("-1", f"{WHOLE} from 0"),
     "client_timeout": ("0", "a number from 1 to 600"),
     "max_queued_tasks_per_user": ("0", f"{WHOLE} from 1"),
     "max_queued_tasks": ("1.5", f"{WHOLE} from 1"),
@@ -188,6 +194,7 @@ def test_lists_pairs_paths_and_switches_are_read_from_text() -> None:
     settings = load_settings(
         {
             "RUNNER_URLS": "http://a:1, http://b:2",
+            "TRUSTED_PROXIES": "10.0.0.0/8, fd00::1",
             "MODEL_ALIASES": "flux-1-dev=flux-mini",
             "LANE_SHARDS": "sd-mini=4",
             "API_KEYS_FILE": "/keys",
@@ -195,6 +202,7 @@ def test_lists_pairs_paths_and_switches_are_read_from_text() -> None:
         }
     )
     assert settings.runner_urls == ("http://a:1", "http://b:2")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "fd00::1")
     assert settings.model_aliases == {"flux-1-dev": "flux-mini"}
     assert settings.lane_shards == {"sd-mini": 4}
     assert settings.api_keys_file == Path("/keys")
