@@ -195,7 +195,7 @@ async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it
 
 async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_bounded_buffer() -> None:
     async with world() as w, serving(w) as s:
-        await s.client.post("/generate_image", json=BODY)
+        await s.client.post("/generate_image", json={**BODY, "previews": True})
         (task,) = w.tasks()
         _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         me = never.get_extra_info("sockname")
