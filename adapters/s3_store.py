@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from config.settings import Settings
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage, UntrustedOutcome
@@ -35,6 +37,8 @@ _PROBE_KEY = "system/probe"
 """No object has this key. The answer that it is missing shows that the bucket and the credentials work."""
 _REFUSAL_SECONDS = 60.0
 """A refusal with the same code is logged at most once in so many seconds."""
+_NO_ANSWER = (BotoCoreError, ResponseParserError, HTTPError)
+"""What botocore raises where S3 gives no whole answer. It hands on urllib3's error where an answer ends early."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -192,8 +196,8 @@ class S3Store:
         self._calls += 1
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except BotoCoreError as error:
-            raise self._failed(str(error)) from error
+        except _NO_ANSWER as error:
+            raise self._failed(str(error) or type(error).__name__) from error
         except ClientError as error:
             # S3 answers, so this is no outage: the refusal may concern this object alone. Where the bucket or the
             # credentials are wrong, every call is refused, and every task waits until a person corrects them.
