@@ -49,6 +49,7 @@ lock: $(STAMP) ## resolve the requirements anew, with the newest releases: ARGS=
 	$(COMPILE) $(ARGS) --extra runner --extra local --extra dev -o requirements/dev.txt
 	$(COMPILE) $(ARGS) -c requirements/dev.txt -o requirements/gateway.txt
 	$(COMPILE) $(ARGS) -c requirements/dev.txt --extra runner -o requirements/runner.txt
+	$(BIN)/python -m infra.local.java_lock
 
 clean: ## remove what was made here: environment, data, logs
 	rm -rf $(VENV) .local logs

@@ -28,7 +28,9 @@ class LogFollower(Reader):
             starts = self._until_answered(lambda: self._starts(consumer))
             previews = self._until_answered(lambda: self._preview_ends(consumer))
             self._put(Records((), {(tp.topic, tp.partition): tp.offset for tp in starts}))
-            consumer.assign([*starts, *previews])
+            consumer.assign(starts)
+            # Not by the consumer of the lanes: every record of a lane would pay for fetching these partitions too.
+            models.incremental_assign(previews)
             while not self._stop.is_set():
                 self._hand_over(self._poll(consumer))
                 self._hand_over(self._poll(models, 0))

@@ -20,7 +20,6 @@ from tasks.errors import (
     UnknownScheduler,
 )
 from tasks.task import (
-    DEFAULT_FORMAT,
     GenerateRequest,
     ImageParams,
     Lora,
@@ -118,17 +117,16 @@ def _unchanged_fields(request: GenerateRequest) -> dict[str, object]:
 
 def _fill(requested: RequestedParams, model: ModelCapabilities, task_id: str) -> ImageParams:
     """The parameters of the request, with the model's defaults where the request leaves one open."""
+    given = {name: value for name, value in vars(requested).items() if value is not None}
+    if "seed" not in given:
+        given["seed"] = seed_of(task_id)
     defaults = {
         "width": model.width,
         "height": model.height,
         "steps": model.steps,
         "guidance_scale": model.guidance_scale,
-        "seed": seed_of(task_id),
-        "num_images": 1,
-        "format": DEFAULT_FORMAT,
         "scheduler": model.default_scheduler,
     }
-    given = {name: value for name, value in vars(requested).items() if value is not None}
     return ImageParams.model_validate(defaults | given)
 
 

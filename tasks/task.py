@@ -222,12 +222,12 @@ class Task(TaskFields, RecordFields):
 def shared_fields(source: BaseModel, *bases: type[BaseModel]) -> dict[str, Any]:
     """The values that `source` holds of the fields these base models declare, by name."""
     values = vars(source)
-    return {name: values[name] for name in _field_names(*bases) if name in values}
+    return {name: values[name] for name in _shared_names(type(source), *bases)}
 
 
 @functools.cache
-def _field_names(*bases: type[BaseModel]) -> tuple[str, ...]:
-    return tuple(name for base in bases for name in base.model_fields)
+def _shared_names(source: type[BaseModel], *bases: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(name for base in bases for name in base.model_fields if name in source.model_fields)
 
 
 def seed_of(task_id: str) -> int:

@@ -24,4 +24,4 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server. Every test has its own bucket on it."""
     server = S3(tmp_path_factory.mktemp("s3"), free_ports(1)[0])
     with Process(server.part(), server.folder / "log.txt").running():
-        yield S3Server(server.endpoint_url)
+        yield S3Server(server.endpoint_url, server.env["AWS_ACCESS_KEY_ID"], server.env["AWS_SECRET_ACCESS_KEY"])

@@ -7,11 +7,17 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from config.settings import KAFKA_CONFIG_PREFIX, Settings, allowed
+from infra.local import kafka_auth
 from infra.local.placement import FORM
 from infra.local.ports import PORTS
 from tasks.errors import ERRORS
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
+_KAFKA_AUTH = (
+    "1: the local Kafka refuses clients without a user and password. They are random, the parts get them, and "
+    "`.local/kafka/client.properties` holds them for other clients. 0: every user of this machine can read and write "
+    "all records."
+)
 _SETTINGS_HEAD = "| name | default | allowed | meaning |\n| --- | --- | --- | --- |"
 _MAKE_RUN_LEAD = "`make run` alone reads these, from the environment or as `make run RUNNERS=flux-1-dev=2`."
 _RUNNERS = (
@@ -55,6 +61,7 @@ def settings_page() -> str:
 def _make_run_rows() -> list[str]:
     return [
         f"| `RUNNERS` |  | {FORM} | {_RUNNERS} |",
+        f"| `{kafka_auth.SETTING}` | `0` | {kafka_auth.ALLOWED} | {_KAFKA_AUTH} |",
         "| `LOCAL_DIR` | `.local` |  | Folder of Kafka's logs, the images and what the parts keep. |",
         *(f"| `{name}` | `{number}` | a port | Port of {what}. |" for name, (number, what) in PORTS.items()),
     ]

@@ -12,16 +12,21 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from confluent_kafka import KafkaException
+
 from bentos.build import model_folders
-from config.settings import load_settings
+from config.settings import Settings, load_settings
+from infra.local import kafka_auth
 from infra.local.placement import place, visible_gpus
 from infra.local.ports import port, ports
+from infra.local.private import UMASK, close_files, private_folder
 from infra.local.process import PartFailed
 from infra.local.processes import miniatures_to_build, process_table, stand_ins_for
 from infra.local.servers import HOST
 from infra.local.supervisor import Supervisor
 
-HOME = Path(os.environ.get("LOCAL_DIR", ".local"))
+_DEFAULT_HOME = Path(".local")
+HOME = Path(os.environ.get("LOCAL_DIR") or _DEFAULT_HOME)
 """The folder of Kafka's logs, the images and the data of every part. It is kept, so that a restart loses nothing."""
 ROOM_BYTES = 2 * 1024**3
 """Enough for an afternoon of Kafka's logs and images, and the Java packages of the first start."""
@@ -66,15 +71,31 @@ def check_machine(runners: int) -> None:
                 refuse(
                     f"port {number} for {what} is already taken. Is another `make run` up? Else choose another port."
                 )
-    HOME.mkdir(parents=True, exist_ok=True)
+    if not HOME.exists() or HOME == _DEFAULT_HOME:
+        private_folder(HOME)  # another folder may hold more than the parts keep there; theirs are closed one by one
+    private_folder(HOME / "bentoml")
     free = shutil.disk_usage(HOME).free
     if free < ROOM_BYTES:
         refuse(f"the disk has {free / 1024**3:.1f} GiB free; at least {ROOM_BYTES / 1024**3:.0f} GiB are needed.")
 
 
+def close_to_others(settings: Settings) -> None:
+    """Take the rights of other users on logs and a view that an older version wrote. The umask closes new ones."""
+    if settings.log_dir == Settings.model_fields["log_dir"].default:
+        private_folder(settings.log_dir)
+    close_files(settings.log_dir, "ai_image_gen.*.log*", "*/ai_image_gen.*.log*")
+    if settings.view_path:
+        view = Path(settings.view_path)
+        close_files(view.parent, view.name, f"{view.name}-*")
+
+
 async def main() -> int:
     """Start all parts, watch them until a signal arrives or one dies, then stop them. Returns the exit code."""
     began = time.monotonic()
+    os.umask(UMASK)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Until the supervisor is there, they end this process as Ctrl-C does, so that no broker started by then stays.
+        signal.signal(number, signal.default_int_handler)
     settings = load_settings()
     present = model_folders(settings.model_cache_dir)
     missing = miniatures_to_build(present)
@@ -83,15 +104,17 @@ async def main() -> int:
         counts = os.environ.get("RUNNERS", "")
         gpus = await asyncio.to_thread(visible_gpus) if counts else []
         placements = place(models, stand_ins_for(models), counts, gpus)
+        kafka_auth.wanted()
     except ValueError as error:
         refuse(str(error))
     check_machine(len(placements))
+    close_to_others(settings)
     try:
         table = await asyncio.to_thread(process_table, settings, HOME, placements, missing)
     except subprocess.CalledProcessError as error:
         refuse(f"Kafka does not accept its folder {HOME}/kafka.\n{error.stderr}")
-    except (OSError, RuntimeError) as error:
-        refuse(f"Kafka and S3 could not be fetched: {error}")
+    except (OSError, RuntimeError, KafkaException, PartFailed) as error:
+        refuse(f"Kafka and S3 cannot be started: {error}")
     supervisor = Supervisor(table, say)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -17,6 +17,8 @@ from typing import Self, TypeVar
 
 import psutil
 
+from infra.local.private import UMASK
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 90.0
 END_SECONDS = 60.0
@@ -104,6 +106,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=UMASK,
             )
         self._should_run, self._had_worker = True, False
         return self

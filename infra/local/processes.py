@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from config.settings import Settings
-from infra.local import parts
+from infra.local import kafka_auth, parts
 from infra.local.placement import Placement
 from infra.local.ports import port
 from infra.local.process import Part
@@ -35,11 +35,10 @@ def process_table(
     `missing`: the models that are miniatures and have to be built first.
     """
     models = sorted({placement.model for placement in placements})
-    kafka = Kafka(home / "kafka", port("KAFKA_PORT"), port("KAFKA_CONTROLLER_PORT"))
+    kafka = Kafka(home / "kafka", port("KAFKA_PORT"), port("KAFKA_CONTROLLER_PORT"), kafka_auth.wanted())
     s3 = S3(home / "s3", port("S3_PORT"))
-    shared = {
-        **s3.env,
-        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+    broker = kafka.part()
+    common = {
         "MODEL_CACHE_DIR": str(settings.model_cache_dir),
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_CONTAINERIZED": "1",  # BentoML starts no second worker, so that the death of the first is noticed
@@ -48,8 +47,9 @@ def process_table(
         # The parts share the cores. Two parts that each use all cores slow each other down.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
+    shared = {**common, **s3.env, **kafka.env}
     stand_ins = ",".join(f"{name}={mini}" for name, mini in stand_ins_for(models).items())
-    runner_env = {**shared, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"}
+    runner_env = {**common, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"}
     runners = [
         _runner(
             placement,
@@ -68,7 +68,7 @@ def process_table(
         # not list its models without a key, and `make run` has none.
         gateway = replace(gateway, ready=parts.offers(gateway, models))
     return [
-        [kafka.part()],
+        [broker],
         [s3.part()],
         [Part("topics", ("python", "-m", "infra.local.provision"), shared, after=("kafka", "s3"))],
         [Part("models", _build_miniatures(settings.model_cache_dir), grace=1)] if missing else [],

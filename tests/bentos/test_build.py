@@ -50,7 +50,9 @@ def included() -> pathspec.PathSpec:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A model cache with one model, and a folder that is none."""
-    for name, text in (("toy/model_index.json", "{}"), ("toy/unet/weights.bin", "1"), ("other/notes.txt", "x")):
+    index = json.dumps({"unet": ["diffusers", "UNet2DConditionModel"]})
+    files = {"toy/model_index.json": index, "toy/unet/weights.safetensors": "1", "other/notes.txt": "x"}
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -79,8 +81,8 @@ def test_a_runners_bento_holds_every_module_that_it_imports(cache: Path):
 def test_a_runners_bento_holds_its_model_linked_and_no_other_part(cache: Path):
     with build.staged(cache, "toy") as folder:
         assert (folder / "bento_model.txt").read_text() == "toy"
-        weights = folder / "model_cache/toy/unet/weights.bin"
-        assert weights.stat().st_ino == (cache / "toy/unet/weights.bin").stat().st_ino
+        weights = folder / "model_cache/toy/unet/weights.safetensors"
+        assert weights.stat().st_ino == (cache / "toy/unet/weights.safetensors").stat().st_ino
         assert {path.name for path in (folder / "model_cache").iterdir()} == {"toy"}
         bentofile = json.loads((folder / "bentofile.yaml").read_text())
         assert (bentofile["service"], bentofile["name"]) == ("bentos.runner:RunnerService", "ai-image-gen-runner-toy")
@@ -88,7 +90,7 @@ def test_a_runners_bento_holds_its_model_linked_and_no_other_part(cache: Path):
         assert not (folder / "functions").exists()
         assert not list(folder.rglob("__pycache__"))
     assert not folder.exists()
-    assert (cache / "toy/unet/weights.bin").exists()
+    assert (cache / "toy/unet/weights.safetensors").exists()
 
 
 def test_only_folders_in_diffusers_format_are_models(cache: Path):

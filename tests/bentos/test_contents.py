@@ -3,10 +3,10 @@
 import ast
 import subprocess
 from collections.abc import Iterable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import pathspec
 import pytest
 import yaml
 
@@ -46,7 +46,7 @@ def test_the_gateways_bento_holds_all_that_the_gateway_imports() -> None:
     missing = [
         str(file.relative_to(ROOT))
         for file in needed
-        if not any(fnmatch(str(file.relative_to(ROOT)), pattern) for pattern in INCLUDED)
+        if not pathspec.PathSpec.from_lines("gitignore", INCLUDED).match_file(str(file.relative_to(ROOT)))
     ]
     assert missing == []
 

@@ -84,6 +84,17 @@ def picture(address: str, model: str) -> bytes:
         return bytes(answer.read())
 
 
+def open_to_others(folder: Path) -> list[Path]:
+    """The folders and files that another user of the machine can reach and read."""
+    if not folder.stat().st_mode & 0o077:
+        return [
+            path
+            for path in folder.iterdir()
+            if path.stat().st_mode & 0o077 or (path.is_dir() and path.name != "data" and open_to_others(path))
+        ]
+    return [folder]
+
+
 @pytest.mark.timeout(START_SECONDS + 120)
 def test_make_run_makes_pictures_and_leaves_no_process_behind(run: Run) -> None:
     run.until(lambda: run.ready_line() or run.process.poll() is not None, START_SECONDS, "ready")
@@ -95,6 +106,9 @@ def test_make_run_makes_pictures_and_leaves_no_process_behind(run: Run) -> None:
 
     assert picture(address, "flux-1-dev").startswith(b"\x89PNG")
     assert picture(address, "sd-mini").startswith(b"\x89PNG")
+
+    assert open_to_others(run.folder / "data") == []
+    assert open_to_others(run.folder / "logs") == []
 
     run.process.terminate()
     run.until(lambda: run.process.poll() is not None, STOP_SECONDS, "stopped")

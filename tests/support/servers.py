@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.local.servers import ACCESS_KEY, REGION, SECRET_KEY
+from infra.local.servers import REGION
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class S3Server:
     """The store of the suite."""
 
     endpoint_url: str
-    access_key: str = ACCESS_KEY
-    secret_key: str = SECRET_KEY
+    access_key: str
+    secret_key: str
 
     @property
     def env(self) -> dict[str, str]:
