@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def _request_statuses(gateway: Process, task_id: str, count: int) -> list[float]
 
 @contextlib.contextmanager
 def _crowd(stack: Stack, gateway: Process, *arguments: str) -> Iterator[None]:
-    """The crowd in a process of its own, so that reading the events does not slow the measured client down."""
+    """The crowd in a process of its own, and of lower priority: elsewhere it would not share the gateway's cores."""
     command = [sys.executable, "-m", "tools.bench.crowd", urlsplit(gateway.url).netloc, *arguments]
     process = subprocess.Popen(command, cwd=ROOT, env=stack.env(), stdout=subprocess.PIPE)
     try:
@@ -140,4 +141,5 @@ async def _partition(log: KafkaLog, task_id: str) -> Partition:
 
 
 if __name__ == "__main__":
+    os.nice(19)
     asyncio.run(_listen(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
