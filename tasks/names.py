@@ -60,6 +60,8 @@ def names_of(model: ServedModel, models: Mapping[str, ServedModel]) -> list[str]
 def find_model(name: str, models: Mapping[str, ServedModel], permission: Permission = EVERYTHING) -> ServedModel:
     """The model of this name or alias. Raises UnknownModel and NotAllowedByKey, which name what may be used."""
     model = models.get(name) or meanings(models).get(name)
+    if model is not None and permission.models is None:
+        return model
     usable = usable_models(models, permission)
     if model is not None and model.model in usable:
         return model
@@ -77,6 +79,8 @@ def find_model(name: str, models: Mapping[str, ServedModel], permission: Permiss
 def find_lane(name: str | None, lanes: Sequence[str], permission: Permission = EVERYTHING) -> str:
     """The full topic name of a lane, given its full or short name. None means the first lane that the permission
     allows. Raises UnknownLane and NotAllowedByKey, which name what may be used."""
+    if permission.lanes is None and (name is None or name in lanes):
+        return name or lanes[0]
     by_name = {short_lane(lane): lane for lane in lanes} | {lane: lane for lane in lanes}
     if permission.lanes is None:
         usable = list(lanes)

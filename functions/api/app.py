@@ -64,8 +64,6 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     limits = ClientLimits(settings, clock.monotonic)
     gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url), limits)
     metrics = GatewayMetrics()
-    if keys is not None:
-        metrics.watch_keys(lambda: keys.broken)
     parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics, limits)
 
     @contextlib.asynccontextmanager
@@ -92,6 +90,8 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
         face_app = FastAPI(openapi_url=None, redirect_slashes=False)
         add_face(face_app, parts)
         app.mount(path, face_app)
+    if keys is not None:
+        metrics.watch_keys(lambda: keys.broken)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
     hosts = Hosts(settings)

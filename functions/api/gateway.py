@@ -52,15 +52,18 @@ class Gateway:
         Canceling a call that waits ends only the wait: the task is submitted and stays in the queue. Raises
         NotAllowedByKey, TooManyWaits and what `Submit` raises.
         """
-
-        def submit() -> Coroutine[Any, Any, TaskSnapshot]:
-            return self._submit(caller.as_user(request), idempotency_key, traceparent, permission=caller.permission)
-
         if wait is None:
-            return await submit()
+            return await self._submit_for(request, caller, idempotency_key, traceparent)
         with self._limits.waits.hold(clients_of(caller)):
-            snapshot = await self._uninterrupted(submit())
+            submitted = self._submit_for(request, caller, idempotency_key, traceparent)
+            snapshot = await self._uninterrupted(submitted)
             return snapshot if snapshot.state.ended else await self._status.wait(snapshot.task.task_id, wait)
+
+    async def _submit_for(
+        self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
+    ) -> TaskSnapshot:
+        request = caller.as_user(request)
+        return await self._submit(request, idempotency_key, traceparent, permission=caller.permission)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
