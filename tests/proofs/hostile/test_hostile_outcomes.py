@@ -188,12 +188,13 @@ async def test_a_picture_of_a_format_that_only_a_newer_version_knows_is_served_a
 
 
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-9"}, {"Range": "bytes=-1"}, {"If-Range": "x"}])
-async def test_an_object_that_is_not_the_recorded_one_is_not_served(headers: dict[str, str]):
+@pytest.mark.parametrize("picture", [PICTURE, PICTURE * 4000], ids=["one piece", "several pieces"])
+async def test_an_object_that_is_not_the_recorded_one_is_not_served(headers: dict[str, str], picture: bytes):
     async with world() as w:
         client, _ = await w.gateway()
         task = await submitted(w, client)
-        outcome = await w.end(task)
-        for data in (SECRET, PICTURE[:-1], PICTURE + b"x", PAGE + PICTURE[len(PAGE) :]):
+        outcome = await w.end(task, picture=picture)
+        for data in (b"", SECRET, picture[:-1], picture + b"x", PAGE + picture[len(PAGE) :], picture[:-1] + b"x"):
             w.store.objects[outcome.images[0].key] = data
             answer = await client.get(f"/get_image/{task.task_id}", headers=headers)
             is_problem(answer, 410, "untrusted_outcome")
