@@ -18,11 +18,13 @@ class Hosts:
     """The host names and addresses of a gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        """Loopback addresses, `localhost`, the host of PUBLIC_URL and what ALLOWED_HOSTS names. Where that is empty and
-        the gateway listens on more than loopback, it cannot know its names: then any host is its own."""
+        """Loopback addresses, `localhost`, the address of LISTEN_HOST, the host of PUBLIC_URL and what ALLOWED_HOSTS
+        names. Where that is empty and the gateway listens on more than loopback, it cannot know its names: then any
+        host is its own."""
+        listens = ipaddress.ip_address(settings.listen_host)
         own = [*settings.allowed_hosts, urlsplit(settings.public_url).hostname or "localhost", "localhost"]
-        local = ipaddress.ip_address(settings.listen_host).is_loopback
-        self.any = "*" in own or not (settings.allowed_hosts or local)
+        own += [] if listens.is_unspecified else [str(listens)]
+        self.any = "*" in own or not (settings.allowed_hosts or listens.is_loopback)
         self._networks = [addresses for host in own if (addresses := network(host)) is not None]
         names = [_name(host) for host in own if network(host) is None]
         self._names = {name for name in names if not name.startswith("*")}

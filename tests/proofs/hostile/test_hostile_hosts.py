@@ -189,6 +189,8 @@ async def test_no_path_is_answered_by_a_redirect(path: str, method: str, allowed
         ({"LISTEN_HOST": "::"}, ["gateway:8000"], []),
         ({"LISTEN_HOST": "192.168.1.5"}, ["192.168.1.5:8000"], []),
         ({"LISTEN_HOST": "0.0.0.0", "ALLOWED_HOSTS": "gateway"}, ["gateway", "localhost:8000"], ["evil.example"]),
+        ({"LISTEN_HOST": "192.168.1.5", "ALLOWED_HOSTS": "gateway"}, ["192.168.1.5:8000"], ["192.168.1.6", "0.0.0.0"]),
+        ({"LISTEN_HOST": "0.0.0.0", "ALLOWED_HOSTS": "gateway"}, ["127.0.0.1"], ["0.0.0.0", "192.168.1.6"]),
         ({"LISTEN_HOST": "127.0.0.2"}, ["127.0.0.2", "localhost"], ["evil.example"]),
         ({"LISTEN_HOST": "::1"}, ["[::1]", "localhost"], ["evil.example"]),
     ],
