@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from config.settings import Settings
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
@@ -31,6 +33,8 @@ _CONFLICT_TRIES, _CONFLICT_PAUSE_SECONDS = 10, 0.1
 """How often a conditional write is tried while other writes of the same name are in progress, and the pause between."""
 _PROBE_KEY = "system/probe"
 """No object has this key. The answer that it is missing shows that the bucket and the credentials work."""
+_NO_ANSWER = (BotoCoreError, ResponseParserError, HTTPError)
+"""What botocore raises where S3 gives no whole answer. It hands on urllib3's error where an answer ends early."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -175,7 +179,7 @@ class S3Store:
         self._calls += 1
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except BotoCoreError as error:
+        except _NO_ANSWER as error:
             raise self._failed(f"The image store does not answer: {error}") from error
         except ClientError as error:
             if _code(error) not in expected:

@@ -1,11 +1,12 @@
 """What every ImageStore promises, on the twin, on a real S3 server and on moto."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -195,6 +196,57 @@ async def test_a_small_request_to_a_store_that_hangs_fails_within_one_timeout(mo
             with pytest.raises(StoreUnavailable):
                 await store.get_outcome(IDS[0])
         store.close()
+
+
+_BROKEN_ANSWERS = {
+    "nothing": b"",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "half a status line": b"HTTP/1.",
+    "a body cut short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+    "a piece cut short": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf",
+    "no line after a piece": b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf",
+    "no length of a piece": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhalf",
+    "an error that is no XML": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\n<Error",
+    "a page of a proxy": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 9\r\n\r\n<p>Bad<p>",
+}
+
+
+@pytest.fixture
+def breaking() -> Iterator[Callable[[bytes], str]]:
+    """Starts a server that answers every request with these bytes and closes the connection. Returns its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve(answer: bytes) -> None:
+            with contextlib.suppress(OSError):  # at the end of the test the server is closed
+                while True:
+                    connection, _ = server.accept()
+                    with connection, contextlib.suppress(ConnectionError):
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        def start(answer: bytes) -> str:
+            threading.Thread(target=serve, args=(answer,), daemon=True).start()
+            return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        yield start
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("call", ["get_image", "get_outcome", "put_image", "put_once"])
+@pytest.mark.parametrize("answer", _BROKEN_ANSWERS.values(), ids=_BROKEN_ANSWERS)
+async def test_a_store_that_answers_in_pieces_or_nonsense_is_unavailable(
+    answer: bytes, call: str, breaking: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3Store(_settings(monkeypatch, breaking(answer)))
+    arguments: dict[str, tuple[Any, ...]] = {
+        "get_image": ("tasks/a/0.png",),
+        "get_outcome": (IDS[0],),
+        "put_image": ("tasks/a/0.png", b"image", "image/png"),
+        "put_once": ("system/a", b"secret"),
+    }
+    with pytest.raises(StoreUnavailable):
+        await getattr(store, call)(*arguments[call])
+    store.close()
 
 
 async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:

@@ -81,6 +81,11 @@ TOY = FamilySpec(
     code="tests.runners.test_toy_family:Toy",
     denoiser="painter",
     gpu_dtype="bfloat16",
+    parts={
+        "painter": ("diffusers.UNet2DConditionModel",),
+        "scheduler": ("diffusers.DDIMScheduler",),
+        "vae": ("diffusers.AutoencoderKL",),
+    },
     steps=3,
     guidance_scale=1.0,
     max_prompt_length=50,
