@@ -132,11 +132,9 @@ async def test_listeners_of_a_task_share_its_snapshot_and_are_woken_a_few_at_a_t
         index.view.get = counted  # type: ignore[method-assign, assignment]
         started = Started(task_id=task.task_id, at=w.clock.now(), attempt=1, owner="o")
         await w.log.append_event(started, w.broker.partition_of(task.model_name))
-        while not index._to_wake:
+        while len(index._to_wake) in (0, 100):
             await asyncio.sleep(0)
-        before = len(index._to_wake)
-        await asyncio.sleep(0)
-        assert 0 < before - len(index._to_wake) <= 4
+        assert 100 - len(index._to_wake) <= 8
         await w.end(task)
         assert [answer.status_code for answer in await asyncio.gather(*listening)] == [200] * 100
         assert reads < 20
