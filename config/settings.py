@@ -139,8 +139,8 @@ class Settings(BaseModel):
         (),
         description="Gateway: the host names at which clients reach it, separated by commas: `images.example.com`, "
         "`*.example.com`, `10.0.0.0/8`; `*`: any. Requests with another Host get 421, except on /livez, /healthz and "
-        "/readyz. Loopback addresses, `localhost`, LISTEN_HOST and the host of PUBLIC_URL are always allowed. Empty: only "
-        "those while LISTEN_HOST is a loopback address, else any.",
+        "/readyz. Loopback addresses, `localhost`, LISTEN_HOST and the host of PUBLIC_URL are always allowed. Empty: "
+        "only those while LISTEN_HOST is a loopback address, else any.",
     )
     api_keys_file: Path | None = Field(
         None,
