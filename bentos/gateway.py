@@ -1,6 +1,7 @@
 """The gateway as a BentoML service: `bentoml serve bentos.gateway:GatewayService --port 8000`."""
 
 import asyncio
+import gc
 import logging
 
 import bentoml
@@ -38,14 +39,16 @@ class GatewayService:
     @bentoml.on_startup
     async def open(self) -> None:
         """Connect and serve."""
-        settings = load_settings()
+        settings = limit_connections(load_settings())
         configure_logging(settings, "api")
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
-        limit_connections(settings.client_timeout, settings.max_connections)
         store = S3Store(settings)
         _hosted.on_close(store.close)
         gateway = build_gateway(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
         await _hosted.open(gateway.app)
+        # What is loaded by now stays until the end. Looking for garbage among it would stop every request for 0.2 s.
+        gc.collect()
+        gc.freeze()
 
         async def leave() -> None:
             gateway.stop_waiting()
