@@ -42,9 +42,11 @@ _BAD_RANGE = {"InvalidRange", "416"}
 
 
 def s3_client(settings: Settings) -> "S3Client":
-    """A client with short timeouts. Credentials, region and profile come from the usual AWS environment variables."""
+    """A client with short timeouts. Region and profile come from the usual AWS environment variables, and so do the
+    credentials where the settings have none."""
     return boto3.client(
         "s3",
+        **_credentials(settings),
         endpoint_url=settings.aws_endpoint_url_s3,
         config=Config(
             connect_timeout=settings.s3_timeout,
@@ -56,6 +58,13 @@ def s3_client(settings: Settings) -> "S3Client":
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    values = {name: secret.get_secret_value() for name in names if (secret := getattr(settings, name)) is not None}
+    # Half of them would keep boto3 from looking for credentials anywhere else.
+    return values if {"aws_access_key_id", "aws_secret_access_key"} <= values.keys() else {}
 
 
 def create_bucket(settings: Settings) -> None:

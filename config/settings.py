@@ -4,42 +4,28 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-KAFKA_CONFIG_PREFIX = "KAFKA_CONFIG_"
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """The allowed values of a setting, in words: for a setting whose type and limits do not show them."""
-
-    words: str
-
-
-Lanes = Annotated[dict[str, float], Allowed("name=weight separated by commas, each weight from 0.001 to 1,000")]
-Shards = Annotated[dict[str, int], Allowed("model=n separated by commas, each n a whole number")]
-Aliases = Annotated[dict[str, str], Allowed("name=model separated by commas")]
-Url = Annotated[str | None, Allowed("an address that begins with http:// or https://")]
-Networks = Annotated[tuple[str, ...], Allowed("IP addresses and networks separated by commas")]
-PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https:// and does not end with /")]
-
-
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _pairs(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    pairs = [part.partition("=") for part in _split(value)]
-    if any(not key.strip() or not equals or not item.strip() for key, equals, item in pairs):
-        raise ValueError("a name or a value is missing")
-    return {key.strip(): item.strip() for key, _, item in pairs}
+from config.kafka_config import kafka_config
+from config.secret_files import WrongSecret, read_secret
+from config.values import (
+    Aliases,
+    Allowed,
+    Lanes,
+    Networks,
+    PublicUrl,
+    Secret,
+    Shards,
+    Url,
+    allowed,
+    check_aliases,
+    check_lanes,
+    is_secret,
+    split,
+)
 
 
 class Settings(BaseModel):
@@ -85,8 +71,13 @@ class Settings(BaseModel):
     aws_endpoint_url_s3: Url = Field(
         None,
         pattern=r"^https?://",
-        description="S3 address; empty: AWS. Credentials, region and profile come by the usual AWS names.",
+        description="S3 address; empty: AWS. Region and profile come by the usual AWS names.",
     )
+    aws_access_key_id: Secret = Field(
+        None, description="The usual AWS credentials. Unset: as AWS finds them, e.g. by profile or by role."
+    )
+    aws_secret_access_key: Secret = Field(None, description="See AWS_ACCESS_KEY_ID.")
+    aws_session_token: Secret = Field(None, description="See AWS_ACCESS_KEY_ID; with temporary credentials only.")
 
     model_cache_dir: Path = Field(Path("model_cache"), description="Folder of model folders in diffusers format.")
     model_name: str = Field("", description="Runner: the folder of MODEL_CACHE_DIR that it serves.")
@@ -247,15 +238,10 @@ class Settings(BaseModel):
         "INFO", description="The lowest level that is logged."
     )
 
-    @field_validator("lanes", "lane_shards", "model_aliases", "model_stand_ins", mode="before")
-    @classmethod
-    def _split_pairs(cls, value: Any) -> Any:
-        return _pairs(value)
-
-    @field_validator("runner_urls", "trusted_proxies", mode="before")
+    @field_validator("runner_urls", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
-        return _split(value)
+        return split(value)
 
     @field_validator("listen_host")
     @classmethod
@@ -277,14 +263,14 @@ class Settings(BaseModel):
 
     @field_validator("lanes")
     @classmethod
-    def _check_lanes(cls, value: dict[str, float]) -> dict[str, float]:
-        if not value:
-            raise ValueError("no lane is named")
-        for lane, weight in value.items():
-            if not 0.001 <= weight <= 1000:
-                raise ValueError(f"the weight of {lane} is {weight:g}")
-            if lane in {"events", "models", "previews", "dead_letter"}:
-                raise ValueError(f"the service already has a topic named {lane}")
+    def _check_lanes(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        check_lanes(value, info.data.get("kafka_topic_prefix", ""))
+        return value
+
+    @field_validator("model_aliases", "model_stand_ins")
+    @classmethod
+    def _check_aliases(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        check_aliases(value, info.data.get("model_name", ""), info.data.get("model_aliases", {}))
         return value
 
     @property
@@ -302,49 +288,40 @@ class Settings(BaseModel):
         return f"{self.kafka_topic_prefix}.{name}"
 
 
-def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The librdkafka settings in the environment: KAFKA_CONFIG_SASL_MECHANISM=PLAIN gives `sasl.mechanism`."""
-    return {
-        name.removeprefix(KAFKA_CONFIG_PREFIX).lower().replace("_", "."): value
-        for name, value in environ.items()
-        if name.startswith(KAFKA_CONFIG_PREFIX)
-    }
-
-
-def allowed(field: FieldInfo) -> str:
-    """The allowed values of the setting, in words; empty if every value is allowed."""
-    for rule in field.metadata:
-        if isinstance(rule, Allowed):
-            return rule.words
-    if field.annotation is bool:
-        return "true or false"
-    if get_origin(field.annotation) is Literal:
-        return " or ".join(str(value) for value in get_args(field.annotation))
-    if field.annotation not in (int, float):
-        return ""
-    words = {"ge": "from", "gt": "above", "le": "to"}
-    limits = [
-        f"{words[name]} {getattr(rule, name):,}" for name in words for rule in field.metadata if hasattr(rule, name)
-    ]
-    return " ".join(["a whole number" if field.annotation is int else "a number", *limits])
-
-
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of the environment, in upper or lower case; an empty value counts as not set.
 
-    A wrong value ends the process with a sentence that names the setting, the value and what is allowed.
+    A wrong value ends the process with a sentence that names the setting, the value and what is allowed. A secret is
+    never shown.
     """
-    named = {name.lower(): value for name, value in environ.items() if value}
-    values = {name: named[name] for name in Settings.model_fields if name in named}
+    named = {name.upper(): value for name, value in environ.items() if value}
+    values: dict[str, str] = {}
+    lines: list[str] = []
+    for name, field in Settings.model_fields.items():
+        try:
+            value = read_secret(name.upper(), named) if is_secret(field) else named.get(name.upper())
+        except WrongSecret as error:
+            lines.append(str(error))
+        else:
+            values |= {} if value is None else {name: value}
     try:
-        return Settings.model_validate(values)
+        kafka_config(environ)
+    except WrongSecret as error:
+        lines.append(str(error))
+    try:
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         wrong = {str(problem["loc"][0]): _reason(problem.get("ctx", {})) for problem in error.errors()}
-    lines = [
-        f"{name.upper()}={values[name]!r}: must be {allowed(Settings.model_fields[name])}{reason}."
-        for name, reason in wrong.items()
-    ]
-    sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+        lines += [_sentence(name, values[name], reason) for name, reason in wrong.items()]
+    if lines:
+        sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+    return settings
+
+
+def _sentence(name: str, value: str, reason: str) -> str:
+    field = Settings.model_fields[name]
+    shown = "" if is_secret(field) else f"={value!r}"
+    return f"{name.upper()}{shown}: must be {allowed(field)}{reason}."
 
 
 def _reason(context: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from runners.warm_up import warm_up, warm_up_request
 from runners.wire import FrameStream, read_run
 from tasks.accept import accept
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
-from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSupported, TaskError
+from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSupported, TaskError, UnknownModel
 from tasks.runner_api import End, Frame, Input, RunRequest, encode
 from tasks.task import UNDERSTOOD_FIELDS, DrawingFields, GenerateRequest, ImageParams
 
@@ -138,6 +138,9 @@ def _check(request: RunRequest, model: ServedModel) -> None:
     """Check the request as the gateway does, because a runner does not trust its caller."""
     if unknown := sorted(set(request.requires) - UNDERSTOOD_FIELDS):
         raise NotUnderstood(f"The task requires a runner that understands {', '.join(unknown)}.", field="requires")
+    if request.model_name != model.model:
+        # The consumer has looked the name up already. An alias of this model may be the name of another one.
+        raise UnknownModel(f"This runner serves {model.model}.", field="model_name", allowed=[model.model])
     fields = request.model_dump(include=set(DrawingFields.model_fields) - {"max_runtime"})
     params = request.model_dump(include=set(ImageParams.model_fields) - {"drawn_at"})
     alias = {"model_name": request.alias} if request.alias in model.aliases else {}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from tasks.accept import accept, find_lane, unaccepted
+from tasks.accept import accept, unaccepted
 from tasks.capabilities import ServedModel
 from tasks.errors import NotUnderstood, TaskError
 from tasks.events import Event, parse_event
 from tasks.log import Partition, Place, Record
+from tasks.names import find_lane
 from tasks.preview import Preview
 from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 

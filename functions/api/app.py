@@ -83,11 +83,13 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     app.add_middleware(LimitRequests, limits=limits, metrics=metrics)
     # First, because routes are tried in their order and these are the busy ones.
     add_native_face(app, parts)
-    Health(task_log, store, index, metrics).add_routes(app)
+    Health(task_log, store, index, metrics, keys).add_routes(app)
     for path, add_face in FACES.items():
         face_app = FastAPI(openapi_url=None)
         add_face(face_app, parts)
         app.mount(path, face_app)
+    if keys is not None:
+        metrics.watch_keys(lambda: keys.broken)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
     return GatewayApp(app, gateway)

@@ -58,12 +58,8 @@ class Gateway:
     async def _submit_for(
         self, request: GenerateRequest, caller: Caller, idempotency_key: str | None, traceparent: str | None
     ) -> TaskSnapshot:
-        if caller.user is not None:
-            if not self.index.started:
-                # The log says which model an alias of the key stands for.
-                await self.index.caught_up()
-            request = caller.restrict(request, self.index.view.models(), self.settings.lane_names)
-        return await self._submit(request, idempotency_key, traceparent)
+        request = caller.as_user(request)
+        return await self._submit(request, idempotency_key, traceparent, permission=caller.permission)
 
     async def _uninterrupted(self, submitted: Coroutine[Any, Any, TaskSnapshot]) -> TaskSnapshot:
         submitting = asyncio.ensure_future(submitted)
@@ -135,7 +131,7 @@ class Gateway:
 
     def models(self, caller: Caller) -> ModelList:
         """The models that the caller may use, and what each can do."""
-        return list_models(self.index, caller.usable(self.index.view.models()))
+        return list_models(self.index, caller.permission)
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:
         """The status document of the task, with its place in the queue as it is now."""

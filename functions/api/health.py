@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from functions.api.api_keys import ApiKeyFile
 from functions.api.metrics import GatewayMetrics
 from functions.api.problems import MEDIA_TYPE
 from functions.status.task_index import TaskIndex
@@ -18,12 +19,24 @@ _CHECK_SECONDS = 1.0
 _READY_LAG = 1000
 """How many records behind the end of the log a gateway may be and still be ready."""
 
+_KEYS_BROKEN = {
+    "api_keys_unusable": "The file of API keys cannot be used. The keys that were read before stay in force."
+}
+
 
 class Health:
     """Checks what a gateway needs: the log, the store, and a model."""
 
-    def __init__(self, task_log: LogReader, store: ImageStore, index: TaskIndex, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        task_log: LogReader,
+        store: ImageStore,
+        index: TaskIndex,
+        metrics: GatewayMetrics,
+        keys: ApiKeyFile | None = None,
+    ) -> None:
         """The log and the store are checked at most once a second, however often the routes are called."""
+        self._keys = keys
         self._task_log = task_log
         self._store = store
         self._index = index
@@ -77,7 +90,9 @@ class Health:
     async def _readyz(self, request: Request) -> Response:
         missing = await self.missing()
         if not missing:
-            return JSONResponse({"status": "ready"})
+            # Not 503: the keys that were read before still open the gateway, and a restart would lose them.
+            degraded = {"degraded": _KEYS_BROKEN} if self._keys is not None and self._keys.broken else {}
+            return JSONResponse({"status": "ready", **degraded})
         problem = StartingUp(" ".join(missing.values())).problem(request.scope["path"]) | {"missing": missing}
         return JSONResponse(problem, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"}, MEDIA_TYPE)
 

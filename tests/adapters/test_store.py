@@ -7,15 +7,17 @@ import socket
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.server import ThreadedMotoServer
 
 from adapters.memory_store import MemoryStore
-from adapters.s3_store import S3Store, create_bucket
-from config.settings import Settings
+from adapters.s3_store import S3Store, create_bucket, s3_client
+from config.settings import Settings, load_settings
 from infra.local.ports import free_ports
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
@@ -262,3 +264,22 @@ async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest
     with pytest.raises(SystemExit, match="If-None-Match"):
         await store.check()
     store.close()
+
+
+def test_the_store_uses_the_credentials_of_the_settings_or_those_that_aws_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that an earlier test has found
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of the environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not in a file")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    (tmp_path / "secret").write_text("in a file\n")
+    in_file = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY_FILE": str(tmp_path / "secret")}
+    for environ, keys in (
+        (in_file, ("id", "in a file", None)),
+        (in_file | {"AWS_SESSION_TOKEN": "token"}, ("id", "in a file", "token")),
+        ({}, ("of the environment", "not in a file", None)),
+        ({"AWS_ACCESS_KEY_ID": "id"}, ("of the environment", "not in a file", None)),
+    ):
+        used = s3_client(load_settings(environ))._request_signer._credentials
+        assert (used.access_key, used.secret_key, used.token) == keys

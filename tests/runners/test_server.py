@@ -120,6 +120,15 @@ def test_a_stand_in_draws_small_and_delivers_the_size_asked_for(runner: str) -> 
 
 
 @pytest.mark.parametrize(
+    "more", [{"model_name": "flux-mini"}, {"model_name": "stable-diffusion-v1-5"}, stand_in(model_name="flux-mini")]
+)
+def test_a_runner_refuses_a_task_of_a_model_that_it_only_has_as_an_alias(runner: str, more: dict[str, Any]) -> None:
+    answer = httpx.post(f"{runner}/run", json=body(**more))
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
+    assert answer.json()["allowed"] == ["sd-mini"]
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"drawn_at": None},

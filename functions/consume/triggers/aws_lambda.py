@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from config.logging import configure_logging
 from config.settings import load_settings
 from functions.consume.triggers.push import PushConsumer, open_push_consumer
-from tasks.accept import find_lane
 from tasks.log import Place, Record
+from tasks.names import find_lane
 
 MARGIN_SECONDS = 5.0
 """Seconds of the function's time that are reserved for releasing unfinished tasks."""

@@ -17,9 +17,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from functions.consume.triggers.push import PushConsumer, open_push_consumer
-from tasks.accept import find_lane
 from tasks.errors import InvalidRequest, NotUnderstood, TaskError
 from tasks.log import Place, Record
+from tasks.names import find_lane
 
 logger = logging.getLogger(__name__)
 
