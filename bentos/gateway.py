@@ -9,6 +9,7 @@ import bentoml
 from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.s3_store import S3Store
+from bentos.control import keep_control_inside
 from bentos.hosting import HostedApp, RootMiddleware
 from bentos.signals import end_at_second_signal
 from bentos.slow_clients import limit_connections, serve_with_patience
@@ -62,5 +63,6 @@ class GatewayService:
 
 
 serve_with_patience()
+keep_control_inside()
 end_at_second_signal()
 GatewayService.add_asgi_middleware(RootMiddleware, hosted=_hosted)  # type: ignore[attr-defined]

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 import h11
 from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bentos.framing import StrictConnection
 from config.settings import Settings
 from functions.api.limits import Proxies, largest_share, network_of
 
@@ -82,7 +82,7 @@ class Crowd:
                 del self._of_client[client], self._idle[client]
 
 
-class Connection(H11Protocol):
+class Connection(StrictConnection):
     """uvicorn's connection with a check every `patience` seconds. The connection is closed when between two checks the
     client did not finish the request that it is sending, or read less than `min_rate` bytes a second of an answer that
     waited for it all the time."""

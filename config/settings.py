@@ -14,10 +14,12 @@ from config.secret_files import WrongSecret, read_secret
 from config.values import (
     Aliases,
     Allowed,
+    HostNames,
     Lanes,
     Networks,
     PublicUrl,
     Secret,
+    SentSecret,
     Shards,
     Url,
     allowed,
@@ -95,6 +97,16 @@ class Settings(BaseModel):
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
+    )
+    runner_secret: SentSecret = Field(
+        None,
+        description="Consumer and runner: a secret that both share. With it, a runner takes tasks only of consumers "
+        "that send it. `make run` makes one up at every start.",
+    )
+    runner_allowed_hosts: HostNames = Field(
+        (),
+        description="Runner: the names under which consumers call it, separated by commas. IP addresses and localhost "
+        "are always allowed, and an address in RUNNER_URLS that begins with http:// is called by IP address.",
     )
     runner_pixel_budget: int = Field(
         0,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
 LONGEST_TOPIC = 249
@@ -55,6 +55,31 @@ PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https
 Networks = Annotated[tuple[str, ...], BeforeValidator(split), Allowed("IP addresses and networks separated by commas")]
 Secret = SecretStr | None
 """A setting of this type is never shown, and may also be read from a file: see config.secret_files."""
+
+
+def _check_sent_secret(secret: Secret) -> Secret:
+    """The secret, if a header can carry it. Raises ValueError."""
+    if secret is not None and not re.fullmatch(r"[!-~]{16,200}", secret.get_secret_value()):
+        raise ValueError("`python -c 'import secrets; print(secrets.token_urlsafe())'` makes one")
+    return secret
+
+
+def _check_host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in small letters. Raises ValueError."""
+    for host in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", host):
+            raise ValueError(f"{host!r} is none")
+    return tuple(host.lower() for host in hosts)
+
+
+SentSecret = Annotated[Secret, AfterValidator(_check_sent_secret), Allowed("16 to 200 visible ASCII characters")]
+"""A secret that is sent in a header of HTTP."""
+HostNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split),
+    AfterValidator(_check_host_names),
+    Allowed("host names without port, separated by commas"),
+]
 
 
 def check_lanes(lanes: Mapping[str, float], prefix: str) -> None:

@@ -20,6 +20,7 @@ from config.settings import Settings
 from runners.capabilities import describe, narrow
 from runners.engine import Engine
 from runners.families import UnusableModel
+from runners.guard import Guard
 from runners.loading import load
 from runners.metrics import CONTENT_TYPE_LATEST, RunnerMetrics
 from runners.model_folder import ModelFolder
@@ -177,7 +178,8 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
         yield
         await server.leave()
 
-    app = FastAPI(title=f"runner of {settings.model_name}", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title=f"runner of {settings.model_name}", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Guard, hosts=settings.runner_allowed_hosts, secret=settings.runner_secret)
     app.state.leave = server.leave
 
     @app.exception_handler(TaskError)

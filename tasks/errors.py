@@ -237,6 +237,10 @@ class InputMissing(TaskError, status=410):
     """An input of the task is no longer in the store."""
 
 
+class CallerRefused(TaskError, status=403):
+    """A runner takes requests of its consumers alone."""
+
+
 class RunnerBusy(TaskError, status=429, retry="uncounted"):
     """The runner has no room for another task just now."""
 

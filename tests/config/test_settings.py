@@ -23,6 +23,8 @@ WRONG = {
     "aws_endpoint_url_s3": ("127.0.0.1:9000", "an address that begins with http:// or https://"),
     "model_aliases": ("flux", "name=model separated by commas"),
     "model_stand_ins": ("flux", "name=model separated by commas"),
+    "runner_secret": ("two words of a secret", "16 to 200 visible ASCII characters"),
+    "runner_allowed_hosts": ("runners:3001", "host names without port, separated by commas"),
     "runner_pixel_budget": ("-1", f"{WHOLE} from 0"),
     "runner_device": ("gpu", "auto, cpu, mps, cuda or cuda:N"),
     "runner_dtype": ("float64", "auto or float32 or float16 or bfloat16"),
@@ -79,7 +81,8 @@ def test_every_setting_has_a_wrong_value_or_may_be_any_text() -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str) -> None:
     value, words = WRONG[name]
-    assert f"\n  {name.upper()}={value!r}: must be {words}" in sentence({name.upper(): value})
+    shown = "" if is_secret(Settings.model_fields[name]) else f"={value!r}"
+    assert f"\n  {name.upper()}{shown}: must be {words}" in sentence({name.upper(): value})
 
 
 def test_all_wrong_settings_are_named_at_once_and_right_ones_are_not() -> None:
@@ -279,3 +282,17 @@ def test_no_text_about_the_settings_shows_a_secret(tmp_path: Path, caplog: pytes
 def test_any_other_variable_of_kafka_that_ends_with_file_is_one_of_the_client() -> None:
     environ = {"KAFKA_CONFIG_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE": "/key", "KAFKA_CONFIG_X_FILE": "/x"}
     assert kafka_config(environ) == {"sasl.oauthbearer.assertion.private.key.file": "/key", "x.file": "/x"}
+
+
+@pytest.mark.parametrize(
+    "secret", ["fifteen-letters", "x" * 201, "with a space in it", "ümlaut-in-the-secret", "line\nbreak-in-it-x"]
+)
+def test_a_runner_secret_that_no_header_can_carry_is_refused_and_not_shown(secret: str) -> None:
+    text = sentence({"RUNNER_SECRET": secret})
+    assert "RUNNER_SECRET: must be 16 to 200 visible ASCII characters" in text
+    assert secret not in text
+
+
+def test_the_names_of_runners_are_compared_in_small_letters() -> None:
+    settings = load_settings({"RUNNER_ALLOWED_HOSTS": "Runners.example, runner_sd"})
+    assert settings.runner_allowed_hosts == ("runners.example", "runner_sd")

@@ -333,7 +333,7 @@ def test_a_runner_that_still_loads_says_so(cache: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ModelServer, "start", lambda self, failed: None)
     settings = Settings(model_name="sd-mini", model_cache_dir=cache)  # type: ignore[call-arg]
-    with TestClient(build_app(inspect(cache, "sd-mini"), settings)) as client:
+    with TestClient(build_app(inspect(cache, "sd-mini"), settings), base_url="http://127.0.0.1") as client:
         for answer in (client.post("/run", json=body()), client.get("/card"), client.get("/readyz")):
             assert (answer.status_code, answer.json()["code"]) == (503, "runner_loading")
         assert client.get("/livez").status_code == 200

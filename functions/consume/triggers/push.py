@@ -173,7 +173,7 @@ async def open_push_consumer(settings: Settings) -> AsyncIterator[PushConsumer]:
     clock, task_log, store = SystemClock(), KafkaLog(settings), S3Store(settings)
     try:
         await store.check()
-        async with runner_session() as session:
+        async with runner_session(settings.runner_secret) as session:
             consumer = build_consumer(
                 settings,
                 task_log=task_log,
