@@ -14,16 +14,23 @@ from config.secret_files import WrongSecret, read_secret
 from config.values import (
     Aliases,
     Allowed,
+    HostNames,
+    Hosts,
     Lanes,
+    Networks,
     PublicUrl,
     Secret,
+    SentSecret,
     Shards,
     Url,
+    Urls,
     allowed,
     check_aliases,
+    check_hosts,
     check_lanes,
+    check_urls,
     is_secret,
-    split,
+    without_user,
 )
 
 
@@ -90,10 +97,20 @@ class Settings(BaseModel):
         "at the nearest size that it can draw, and resizes the image. `make run` sets this where real weights are "
         "missing.",
     )
-    runner_urls: tuple[str, ...] = Field(
+    runner_urls: Urls = Field(
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
+    )
+    runner_secret: SentSecret = Field(
+        None,
+        description="Consumer and runner: a secret that both share. With it, a runner takes tasks only of consumers "
+        "that send it. `make run` makes one up at every start.",
+    )
+    runner_allowed_hosts: HostNames = Field(
+        (),
+        description="Runner: the names under which consumers call it, separated by commas. IP addresses and localhost "
+        "are always allowed, and an address in RUNNER_URLS that begins with http:// is called by IP address.",
     )
     runner_pixel_budget: int = Field(
         0,
@@ -130,15 +147,49 @@ class Settings(BaseModel):
         pattern=r"^(https?://.*[^/])?$",
         description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
     )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Gateway: the host names at which clients reach it, separated by commas: `images.example.com`, "
+        "`*.example.com`, `10.0.0.0/8`; `*`: any. Requests with another Host get 421, except on /livez, /healthz and "
+        "/readyz. Loopback addresses, `localhost`, LISTEN_HOST and the host of PUBLIC_URL are always allowed. Empty: "
+        "only those while LISTEN_HOST is a loopback address, else any.",
+    )
     api_keys_file: Path | None = Field(
         None,
         description="Gateway: file of API keys, read again when it changes (`python -m functions.api.keys new USER` "
         "makes a line); empty: no key is needed, and everybody may see everything.",
     )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Gateway: addresses and networks of the proxies before it, separated by commas, e.g. 10.0.0.0/8. "
+        "The client's address is read from X-Forwarded-For only where such a proxy sends the request; without this "
+        "setting a proxy and all its clients count as one client.",
+    )
     max_connections: int = Field(
         4096,
         ge=1,
-        description="Gateway: connections at once, fewer where the limit of open files is lower; further ones get 503.",
+        description="Gateway: connections at once, fewer where the limit of open files is lower. A further one takes "
+        "the place of the one that has been idle for longest; while none is idle, it gets 503. Health probes are "
+        "always answered.",
+    )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=1,
+        description="Gateway: connections that one client may use at once, never more than three quarters of "
+        "MAX_CONNECTIONS; more get 429. A client is an address (of IPv6: a /64 network), and also the user of an API "
+        "key.",
+    )
+    max_streams_per_client: int = Field(
+        500, ge=1, description="Gateway: event streams that one client may hold at once; more get 429."
+    )
+    max_waits_per_client: int = Field(
+        500, ge=1, description="Gateway: requests with `Prefer: wait` that one client may hold at once; more get 429."
+    )
+    max_unknown_ids_per_second: int = Field(
+        100,
+        ge=1,
+        description="Gateway: unknown task ids that one client may ask for in a second; after them it gets 429 for "
+        "every id that it may not see or that the gateway must look for in the store.",
     )
     client_timeout: float = Field(
         20.0,
@@ -146,6 +197,12 @@ class Settings(BaseModel):
         le=600,
         description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. A "
         "slower client is disconnected, at the latest after twice this time.",
+    )
+    client_min_rate: int = Field(
+        1000,
+        ge=0,
+        description="Gateway: bytes a second that a client must read on average, over CLIENT_TIMEOUT, of an answer "
+        "that waits for it (on Linux).",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -211,10 +268,17 @@ class Settings(BaseModel):
         "INFO", description="The lowest level that is logged."
     )
 
-    @field_validator("runner_urls", mode="before")
+    @field_validator("runner_urls", "aws_endpoint_url_s3", "public_url")
     @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return split(value)
+    def _check_urls(cls, value: Any) -> Any:
+        check_urls([value] if isinstance(value, str) and value else value or ())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_hosts(value)
+        return value
 
     @field_validator("listen_host")
     @classmethod
@@ -223,6 +287,16 @@ class Settings(BaseModel):
             return str(ipaddress.ip_address(value))
         except ValueError:
             raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @field_validator("lanes")
     @classmethod
@@ -283,7 +357,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _sentence(name: str, value: str, reason: str) -> str:
     field = Settings.model_fields[name]
-    shown = "" if is_secret(field) else f"={value!r}"
+    shown = "" if is_secret(field) else f"={without_user(value)!r}"
     return f"{name.upper()}{shown}: must be {allowed(field)}{reason}."
 
 

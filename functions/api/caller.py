@@ -11,11 +11,12 @@ from tasks.task import GenerateRequest, Task
 @dataclass(frozen=True)
 class Caller:
     """A user with an API key, and the lanes and models of that key (None: all). With keys off `user` is None, and the
-    caller may do everything."""
+    caller may do everything. `address`: the client's, as limits count it."""
 
     user: str | None = None
     lanes: Sequence[str] | None = None
     models: Sequence[str] | None = None
+    address: str = ""
 
     @property
     def permission(self) -> Permission:

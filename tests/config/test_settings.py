@@ -20,9 +20,16 @@ WRONG = {
     "s3_bucket": ("ab", "a name of 3 to 63 characters"),
     "s3_prefix": ("no-slash", "path/ of the characters A-Z a-z 0-9 . _ - /, ending with /"),
     "s3_timeout": ("nan", "a number from 0.5 to 60"),
-    "aws_endpoint_url_s3": ("127.0.0.1:9000", "an address that begins with http:// or https://"),
+    "aws_endpoint_url_s3": (
+        "127.0.0.1:9000",
+        "an address that begins with http:// or https://, without a user name or password",
+    ),
+    "runner_urls": ("runner:3001", "addresses that begin with http:// or https://, without a user name or password"),
+    "allowed_hosts": ("http://a", "host names without a port, *.domain, IP addresses and networks"),
     "model_aliases": ("flux", "name=model separated by commas"),
     "model_stand_ins": ("flux", "name=model separated by commas"),
+    "runner_secret": ("two words of a secret", "16 to 200 visible ASCII characters"),
+    "runner_allowed_hosts": ("runners:3001", "host names without port, separated by commas"),
     "runner_pixel_budget": ("-1", f"{WHOLE} from 0"),
     "runner_device": ("gpu", "auto, cpu, mps, cuda or cuda:N"),
     "runner_dtype": ("float64", "auto or float32 or float16 or bfloat16"),
@@ -32,7 +39,13 @@ WRONG = {
     "runner_grace": ("-1", "a number from 0 to 3,600"),
     "listen_host": ("everywhere", "an IP address"),
     "public_url": ("https://images/", "an address that begins with http:// or https:// and does not end with /"),
+    "trusted_proxies": ("10.0.0.1, ingress", "IP addresses and networks separated by commas"),
     "max_connections": ("0", f"{WHOLE} from 1"),
+    "max_connections_per_client": ("0", f"{WHOLE} from 1"),
+    "max_streams_per_client": ("many", f"{WHOLE} from 1"),
+    "max_waits_per_client": ("-1", f"{WHOLE} from 1"),
+    "max_unknown_ids_per_second": ("0", f"{WHOLE} from 1"),
+    "client_min_rate": ("-1", f"{WHOLE} from 0"),
     "client_timeout": ("0", "a number from 1 to 600"),
     "max_queued_tasks_per_user": ("0", f"{WHOLE} from 1"),
     "max_queued_tasks": ("1.5", f"{WHOLE} from 1"),
@@ -53,7 +66,7 @@ WRONG = {
 }
 """A wrong value of each setting, and what its sentence names as allowed."""
 FREE = {
-    "kafka_bootstrap_servers", "kafka_group", "model_cache_dir", "model_name", "runner_urls", "api_keys_file",
+    "kafka_bootstrap_servers", "kafka_group", "model_cache_dir", "model_name", "api_keys_file",
     "view_path", "log_dir", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
 }  # fmt: skip
 """Settings that may be any text: whether it is of use shows when it is used."""
@@ -74,7 +87,8 @@ def test_every_setting_has_a_wrong_value_or_may_be_any_text() -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str) -> None:
     value, words = WRONG[name]
-    assert f"\n  {name.upper()}={value!r}: must be {words}" in sentence({name.upper(): value})
+    shown = "" if is_secret(Settings.model_fields[name]) else f"={value!r}"
+    assert f"\n  {name.upper()}{shown}: must be {words}" in sentence({name.upper(): value})
 
 
 def test_all_wrong_settings_are_named_at_once_and_right_ones_are_not() -> None:
@@ -184,6 +198,7 @@ def test_lists_pairs_paths_and_switches_are_read_from_text() -> None:
     settings = load_settings(
         {
             "RUNNER_URLS": "http://a:1, http://b:2",
+            "TRUSTED_PROXIES": "10.0.0.0/8, fd00::1",
             "MODEL_ALIASES": "flux-1-dev=flux-mini",
             "LANE_SHARDS": "sd-mini=4",
             "API_KEYS_FILE": "/keys",
@@ -191,6 +206,7 @@ def test_lists_pairs_paths_and_switches_are_read_from_text() -> None:
         }
     )
     assert settings.runner_urls == ("http://a:1", "http://b:2")
+    assert settings.trusted_proxies == ("10.0.0.0/8", "fd00::1")
     assert settings.model_aliases == {"flux-1-dev": "flux-mini"}
     assert settings.lane_shards == {"sd-mini": 4}
     assert settings.api_keys_file == Path("/keys")
@@ -272,3 +288,51 @@ def test_no_text_about_the_settings_shows_a_secret(tmp_path: Path, caplog: pytes
 def test_any_other_variable_of_kafka_that_ends_with_file_is_one_of_the_client() -> None:
     environ = {"KAFKA_CONFIG_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE": "/key", "KAFKA_CONFIG_X_FILE": "/x"}
     assert kafka_config(environ) == {"sasl.oauthbearer.assertion.private.key.file": "/key", "x.file": "/x"}
+
+
+@pytest.mark.parametrize(
+    "secret", ["fifteen-letters", "x" * 201, "with a space in it", "ümlaut-in-the-secret", "line\nbreak-in-it-x"]
+)
+def test_a_runner_secret_that_no_header_can_carry_is_refused_and_not_shown(secret: str) -> None:
+    text = sentence({"RUNNER_SECRET": secret})
+    assert "RUNNER_SECRET: must be 16 to 200 visible ASCII characters" in text
+    assert secret not in text
+
+
+def test_the_names_of_runners_are_compared_in_small_letters() -> None:
+    settings = load_settings({"RUNNER_ALLOWED_HOSTS": "Runners.example, runner_sd"})
+    assert settings.runner_allowed_hosts == ("runners.example", "runner_sd")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "PUBLIC_URL", "RUNNER_URLS"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://ada:hunter2@host:1",
+        "https://hunter2@host",
+        "http://:hunter2@host",
+        "http://ada:hunter2@[::1]:1/a",
+        "http://hunter2@@host",
+        "http://a:1,http://ada:hunter2@b:1",
+        "HTTP://ada:hunter2@host",
+    ],
+)
+def test_an_address_with_a_password_ends_the_start_and_is_not_shown(name: str, value: str) -> None:
+    text = sentence({name: value})
+    assert "hunter2" not in text
+    assert text.startswith(f"A setting is wrong.\n  {name}=")
+    assert "without a user name or password" in text
+
+
+def test_an_at_sign_elsewhere_in_an_address_is_taken() -> None:
+    assert load_settings({"PUBLIC_URL": "https://host/@ada"}).public_url == "https://host/@ada"
+
+
+@pytest.mark.parametrize("value", ["*", "a", "A.b-c.d_e", "*.example.com", "10.0.0.0/8", "::1", "[::1]", "a., 1.2.3.4"])
+def test_hosts_are_names_domains_addresses_and_networks(value: str) -> None:
+    assert load_settings({"ALLOWED_HOSTS": value}).allowed_hosts == tuple(map(str.strip, value.split(",")))
+
+
+@pytest.mark.parametrize("value", ["a:8000", "http://a", "*a", "a.*", "**", "a b", "-a", "ä", "a/8", ".", "*.", "a@b"])
+def test_any_other_host_is_refused(value: str) -> None:
+    assert "is none of them" in sentence({"ALLOWED_HOSTS": value})

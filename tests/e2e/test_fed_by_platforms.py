@@ -33,6 +33,7 @@ def pushed(stack: Stack, sd_runner: Process, tmp_path: Path) -> Iterator[Stack]:
     sd_runner.wait_until_ready()
     pushed = Stack(stack.bootstrap, stack.s3_env, stack.models, tmp_path)
     pushed.settings = {
+        **stack.settings,
         "RUNNER_URLS": sd_runner.url,
         "LOG_DIR": str(tmp_path / "logs"),
         "CONSUMER_PORT": str(free_ports(1)[0]),

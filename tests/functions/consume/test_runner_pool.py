@@ -9,6 +9,7 @@ from adapters.memory_log import MODELS, MemoryBroker, MemoryLog
 from adapters.memory_runner import MemoryRunner
 from functions.consume.runner_pool import RunnerPool
 from tasks.capabilities import ModelStatus, RunnerDescription, ServedModel
+from tasks.errors import RunnerUnavailable
 from tests.support.world import LANES, card
 
 SD, FLUX = card("sd-mini"), card("flux-mini", pixel_budget=64 * 64)
@@ -138,3 +139,25 @@ async def test_a_model_that_is_known_is_published_while_its_runners_load_it(hous
     await house.pool.look()
     published = house.published("flux-mini")[-1]
     assert (published.runners, published.loading) == (0, 0)
+
+
+async def test_a_runner_that_refuses_this_consumer_is_named_in_the_log_once(
+    house: PoolOfTwins, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+
+    async def refuse() -> RunnerDescription:
+        raise RunnerUnavailable("The runner at memory://both refuses this consumer: no secret.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.both, "describe", refuse)
+        for _ in range(3):
+            await house.pool.look()
+        assert house.pool.take("sd-mini", 64 * 64) is None
+        assert lines() == ["The runner at memory://both refuses this consumer: no secret."]
+    await house.pool.look()
+    assert house.pool.take("sd-mini", 64 * 64) is not None
+    monkeypatch.setattr(house.both, "describe", refuse)
+    await house.pool.look()
+    assert len([line for line in lines() if line.startswith("The runner")]) == 2
