@@ -281,7 +281,7 @@ async def limits(t: Tour) -> None:
     """Every error of a client that has used up what one client may use."""
     for setting in ("max_connections", "max_connections_per_client"):
         async with no_room(t, setting) as limited:
-            for route in (SUBMIT, *TASK_ROUTES, ("GET", "/models")):
+            for route in (SUBMIT, *TASK_ROUTES, SCALE, ("GET", "/models")):
                 await limited.ask(route)
     async with no_room(t, "max_unknown_ids_per_second") as limited:
         for route in TASK_ROUTES:

@@ -50,7 +50,7 @@ async def scaled() -> AsyncIterator[Scaler]:
         gateway = build_gateway(SETTINGS, task_log=MemoryLog(w.broker), store=w.store, clock=w.clock)
         async with gateway.app.router.lifespan_context(gateway.app):
             transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 await settle()
                 yield Scaler(w, client)
 
