@@ -16,5 +16,6 @@ def runners_wanted(tasks: int, gpu_seconds: float, target_wait: float, runners: 
     """
     if not tasks:
         return 0
-    wanted = min(tasks, max(1, ceil(gpu_seconds / target_wait)))
+    # The smaller one is rounded: a broken speed may make the cost infinite.
+    wanted = max(1, ceil(min(tasks, gpu_seconds / target_wait)))
     return min(wanted, runners + loading) if loading else wanted

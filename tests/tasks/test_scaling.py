@@ -1,5 +1,7 @@
 """How many runners a model needs."""
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ WAITS = st.floats(0.1, 86_400)
         (100, 30.0, 1),
         (100, 31.0, 2),
         (100, 300.0, 10),
+        (9, inf, 9),
     ],
 )
 def test_the_tasks_end_within_the_target_wait(tasks: int, gpu_seconds: float, wanted: int) -> None:
