@@ -15,6 +15,7 @@ from config.values import (
     Aliases,
     Allowed,
     HostNames,
+    Hosts,
     Lanes,
     Networks,
     PublicUrl,
@@ -22,11 +23,14 @@ from config.values import (
     SentSecret,
     Shards,
     Url,
+    Urls,
     allowed,
     check_aliases,
+    check_hosts,
     check_lanes,
+    check_urls,
     is_secret,
-    split,
+    without_user,
 )
 
 
@@ -93,7 +97,7 @@ class Settings(BaseModel):
         "at the nearest size that it can draw, and resizes the image. `make run` sets this where real weights are "
         "missing.",
     )
-    runner_urls: tuple[str, ...] = Field(
+    runner_urls: Urls = Field(
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
@@ -142,6 +146,13 @@ class Settings(BaseModel):
         "",
         pattern=r"^(https?://.*[^/])?$",
         description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
+    )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Gateway: the host names at which clients reach it, separated by commas: `images.example.com`, "
+        "`*.example.com`, `10.0.0.0/8`; `*`: any. Requests with another Host get 421, except on /livez, /healthz and "
+        "/readyz. Loopback addresses, `localhost`, LISTEN_HOST and the host of PUBLIC_URL are always allowed. Empty: "
+        "only those while LISTEN_HOST is a loopback address, else any.",
     )
     api_keys_file: Path | None = Field(
         None,
@@ -250,10 +261,17 @@ class Settings(BaseModel):
         "INFO", description="The lowest level that is logged."
     )
 
-    @field_validator("runner_urls", mode="before")
+    @field_validator("runner_urls", "aws_endpoint_url_s3", "public_url")
     @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return split(value)
+    def _check_urls(cls, value: Any) -> Any:
+        check_urls([value] if isinstance(value, str) and value else value or ())
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_hosts(value)
+        return value
 
     @field_validator("listen_host")
     @classmethod
@@ -332,7 +350,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
 def _sentence(name: str, value: str, reason: str) -> str:
     field = Settings.model_fields[name]
-    shown = "" if is_secret(field) else f"={value!r}"
+    shown = "" if is_secret(field) else f"={without_user(value)!r}"
     return f"{name.upper()}{shown}: must be {allowed(field)}{reason}."
 
 

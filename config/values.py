@@ -1,7 +1,8 @@
 """The kinds of value that a setting may have, and how each is read from the text of an environment variable."""
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -50,9 +51,24 @@ Shards = Annotated[
     dict[str, int], BeforeValidator(pairs), Allowed("model=n separated by commas, each n a whole number")
 ]
 Aliases = Annotated[dict[str, str], BeforeValidator(pairs), Allowed("name=model separated by commas")]
-Url = Annotated[str | None, Allowed("an address that begins with http:// or https://")]
-PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https:// and does not end with /")]
+_NO_USER = "without a user name or password"
+Url = Annotated[str | None, Allowed(f"an address that begins with http:// or https://, {_NO_USER}")]
+Urls = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split),
+    Allowed(f"addresses that begin with http:// or https://, {_NO_USER}, separated by commas"),
+]
+PublicUrl = Annotated[
+    str, Allowed(f"an address that begins with http:// or https:// and does not end with /, {_NO_USER}")
+]
 Networks = Annotated[tuple[str, ...], BeforeValidator(split), Allowed("IP addresses and networks separated by commas")]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split),
+    Allowed("host names without a port, *.domain, IP addresses and networks, separated by commas, or *"),
+]
+_USER = re.compile(r"//[^/?#]*@")
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]{0,250}[a-z0-9_])?\.?", re.ASCII | re.IGNORECASE)
 Secret = SecretStr | None
 """A setting of this type is never shown, and may also be read from a file: see config.secret_files."""
 
@@ -110,6 +126,35 @@ def check_aliases(aliases: Mapping[str, str], model: str, others: Mapping[str, s
             raise ValueError(f"{name} is a name of {others[name]}")
         if target in others:
             raise ValueError(f"{target} is a name of {others[target]}")
+
+
+def check_urls(urls: Iterable[str]) -> None:
+    """Raise ValueError unless each is an HTTP address without a user name: addresses are logged and given to others."""
+    for url in urls:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("an address begins with neither")
+        if _USER.search(url):
+            raise ValueError("it names a user")
+
+
+def without_user(text: str) -> str:
+    """The text without the user names and passwords of the addresses in it."""
+    return _USER.sub("//***@", text)
+
+
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The network, or the network of this one address; None for any other text."""
+    try:
+        return ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
+    except ValueError:
+        return None
+
+
+def check_hosts(hosts: Iterable[str]) -> None:
+    """Raise ValueError unless each is a host name, *.domain, an IP address, a network or *."""
+    for host in hosts:
+        if host != "*" and network(host) is None and not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{host!r} is none of them")
 
 
 def allowed(field: FieldInfo) -> str:

@@ -28,7 +28,15 @@ from runners.warm_up import warm_up, warm_up_request
 from runners.wire import FrameStream, read_run
 from tasks.accept import accept
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
-from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSupported, TaskError, UnknownModel
+from tasks.errors import (
+    BROWSER_RULES,
+    InvalidRequest,
+    NotUnderstood,
+    RunnerLoading,
+    SizeNotSupported,
+    TaskError,
+    UnknownModel,
+)
 from tasks.runner_api import End, Frame, Input, RunRequest, encode
 from tasks.task import UNDERSTOOD_FIELDS, DrawingFields, GenerateRequest, ImageParams
 
@@ -184,7 +192,9 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
 
     @app.exception_handler(TaskError)
     async def problem(request: Request, error: TaskError) -> JSONResponse:
-        return JSONResponse(error.problem(request.url.path), error.status, media_type="application/problem+json")
+        return JSONResponse(
+            error.problem(request.scope["path"]), error.status, BROWSER_RULES, media_type="application/problem+json"
+        )
 
     async def run(request: Request) -> Response:
         run_request, inputs = await read_run(request)

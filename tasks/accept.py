@@ -18,6 +18,7 @@ from tasks.errors import (
     UnknownScheduler,
 )
 from tasks.names import EVERYTHING, Permission, find_lane, find_model
+from tasks.object_keys import input_folder
 from tasks.task import (
     GenerateRequest,
     ImageParams,
@@ -196,6 +197,7 @@ def _check_loras(request: GenerateRequest, model: ServedModel) -> None:
 
 
 def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
+    folder = input_folder(record.user_id)
     for index, reference in enumerate(record.inputs):
         if reference.name not in model.inputs:
             raise InvalidRequest(
@@ -203,3 +205,5 @@ def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
                 field=f"inputs.{index}.name",
                 allowed=list(model.inputs),
             )
+        if not reference.key.startswith(folder):
+            raise InvalidRequest(f"The input {reference.name} is not the user's own.", field=f"inputs.{index}.key")

@@ -12,6 +12,11 @@ Retry = Literal["never", "later", "uncounted"]
 the attempt does not count as a try, because it says nothing about the task."""
 
 
+BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+"""Headers of every problem document, and of every other answer that has no stricter ones: it is what its type says, and
+no page may show it in a frame."""
+
+
 class TaskError(Exception):
     """The base of every error that a user may read."""
 
@@ -127,6 +132,11 @@ class IdempotencyKeyReused(TaskError, status=422):
     """This Idempotency-Key was already used with another body."""
 
 
+class UnknownHost(TaskError, status=421):
+    """The service is not reached under the host name that the request gives. Its setting ALLOWED_HOSTS says under which
+    it is."""
+
+
 class KeyInUrl(TaskError, status=400):
     """An API key was sent in the URL, where logs and histories keep it. Make a new one, withdraw this one, and send it
     as `Authorization: Bearer` or `X-API-Key`."""
@@ -198,6 +208,11 @@ class AlreadyEnded(TaskError, status=409):
 
 class NoImage(TaskError, status=410):
     """The task ended without an image, so it will never have one."""
+
+
+class UntrustedOutcome(TaskError, status=410):
+    """What is recorded as the end of the task cannot come from the service, so nothing of it is served. Submit the task
+    again."""
 
 
 class RangeNotSatisfiable(TaskError, status=416):

@@ -105,7 +105,7 @@ class RequestedParams(BaseModel):
 
 class InputReference(BaseModel):
     """An input of a task: a file from which the images start, for example an image or a mask. `key` is its name in the
-    store."""
+    store, in the folder of the task's user (`tasks.object_keys.input_folder`)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -1,7 +1,9 @@
 """The routes of operators: /livez, /healthz, /readyz and /metrics."""
 
 import asyncio
+import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -15,10 +17,20 @@ from functions.status.task_index import TaskIndex
 from tasks.errors import StartingUp, StoreUnavailable, TaskError
 from tasks.ports import ImageStore, LogReader
 
+logger = logging.getLogger(__name__)
+
 _CHECK_SECONDS = 1.0
 _READY_LAG = 1000
 """How many records behind the end of the log a gateway may be and still be ready."""
 
+_SENTENCES = {
+    "gateway": "This gateway is about to end.",
+    "queue": "The queue (Kafka) cannot be reached now.",
+    "store": "The image store (S3) cannot be reached now.",
+    "models": "No runner has reported its model yet.",
+    "view": "The gateway is still reading the queue.",
+}
+"""What may be missing, and all that anybody is told about it. The cause, which may name an address, is in the log."""
 _KEYS_BROKEN = {
     "api_keys_unusable": "The file of API keys cannot be used. The keys that were read before stay in force."
 }
@@ -41,7 +53,7 @@ class Health:
         self._store = store
         self._index = index
         self._metrics = metrics
-        self._missing: dict[str, str] = {}
+        self._missing: Mapping[str, str] = {}
         self._checked = float("-inf")
         self._checking = asyncio.Lock()
 
@@ -55,33 +67,40 @@ class Health:
         ):
             app.add_route(path, route, include_in_schema=False)
 
-    async def missing(self) -> dict[str, str]:
-        """Each thing that is missing, with a sentence about it; empty when the gateway is ready."""
-        if self._index.closing:
-            return {"gateway": "This gateway is about to end."}
+    async def missing(self) -> Mapping[str, str]:
+        """The sentence about each thing that is missing; empty when the gateway is ready."""
         async with self._checking:
-            if time.monotonic() - self._checked >= _CHECK_SECONDS:
+            if self._index.closing:
+                self._set_missing({"gateway": ""})
+            elif time.monotonic() - self._checked >= _CHECK_SECONDS:
                 queue, store = await asyncio.gather(self._check_queue(), self._check_store())
-                models = {} if self._index.view.models() else {"models": "No runner has reported its model yet."}
-                self._missing = queue | store | models
+                models = {} if self._index.view.models() else {"models": ""}
+                self._set_missing(queue | store | models)
                 self._checked = time.monotonic()
         return self._missing
+
+    def _set_missing(self, causes: Mapping[str, str]) -> None:
+        for name, sentence in _SENTENCES.items():
+            self._metrics.not_ready.labels(name).set(name in causes)
+            if name in causes and name not in self._missing:
+                logger.warning("not ready: %s", sentence, extra={"cause": causes[name]} if causes[name] else None)
+        self._missing = {name: _SENTENCES[name] for name in causes}
 
     async def _check_queue(self) -> dict[str, str]:
         try:
             lag = self._index.lag(await self._task_log.ends())
         except TaskError as error:
-            return {"queue": error.detail}
+            return {"queue": _cause(error)}
         self._metrics.lag.set(lag)
         if self._index.started and lag <= _READY_LAG:
             return {}
-        return {"view": f"The gateway is still reading the queue: {lag} records to go."}
+        return {"view": f"{lag} records to go"}
 
     async def _check_store(self) -> dict[str, str]:
         try:
             await self._store.check_reachable()
         except StoreUnavailable as error:
-            return {"store": error.detail}
+            return {"store": _cause(error)}
         return {}
 
     async def _livez(self, _: Request) -> Response:
@@ -102,3 +121,7 @@ class Health:
         for model in self._index.queues.models():
             self._metrics.queued.labels(model).set(len(self._index.queues.queue(model)))
         return Response(generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _cause(error: TaskError) -> str:
+    return f"{error.detail} {error.__cause__ or ''}".strip()

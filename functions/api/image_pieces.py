@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 from functions.api.gateway import Gateway
-from tasks.errors import UnknownImage
 from tasks.events import StoredImage
 
 PIECE_BYTES = 256 * 1024
@@ -15,7 +14,7 @@ async def image_pieces(gateway: Gateway, image: StoredImage, first: int, last: i
 
     The first empty piece comes when the first bytes have been read, so that an error can be answered. The server takes
     each further empty piece when the client has read most of what was sent; only then more is read, and nothing is
-    held here meanwhile. Raises StoreUnavailable, and UnknownImage if the object is missing or shorter than the image.
+    held here meanwhile. Raises StoreUnavailable, UnknownImage, UntrustedOutcome.
     """
     piece = await _read(gateway, image, first, last)
     yield b""
@@ -30,8 +29,4 @@ async def image_pieces(gateway: Gateway, image: StoredImage, first: int, last: i
 
 
 async def _read(gateway: Gateway, image: StoredImage, first: int, last: int) -> bytes:
-    end = min(last, first + PIECE_BYTES - 1)
-    piece = await gateway.read_image(image, (first, end)) if first <= last else b""
-    if len(piece) != end - first + 1:
-        raise UnknownImage
-    return piece
+    return await gateway.read_image(image, first, min(last, first + PIECE_BYTES - 1))

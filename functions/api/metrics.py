@@ -24,6 +24,10 @@ class GatewayMetrics:
             "ai_image_gen_gateway_queued", "Tasks queued, as this gateway sees it.", ["model"], registry=r
         )
 
+        self.not_ready = Gauge(
+            "ai_image_gen_not_ready", "1 while the gateway is not ready for want of this.", ["missing"], registry=r
+        )
+
     def watch_keys(self, broken: Callable[[], bool]) -> None:
         """Report, at every reading of the metrics, whether the file of API keys cannot be used."""
         gauge = Gauge(

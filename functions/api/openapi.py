@@ -43,12 +43,12 @@ Errors = frozenset[type[TaskError]]
 
 _KEY_ERRORS: Errors = frozenset({e.KeyInUrl, e.Unauthorized})
 """What every route may answer while API keys are on."""
-_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed})
+_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed, e.UnknownHost})
 """What the app answers if no route takes the request."""
 _LIMIT_ERRORS: Errors = frozenset({e.TooManyConnections, e.GatewayFull})
 """What every route may answer to a client that holds too many requests open."""
 _LOOKUP_ERRORS: Errors = frozenset(
-    {e.UnknownTask, e.TooManyUnknownIds, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp}
+    {e.UnknownTask, e.TooManyUnknownIds, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp, e.UntrustedOutcome}
 )
 _IMAGE_ERRORS: Errors = frozenset({e.UnknownImage, e.ImageNotReady, e.NoImage, e.RangeNotSatisfiable})
 _UNCOUNTED: Errors = frozenset(error for error in ERRORS.values() if error.retry == "uncounted")

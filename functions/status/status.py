@@ -39,7 +39,8 @@ class Status:
         return self.index.snapshot(task_id) if _TASK_ID.fullmatch(task_id) else None
 
     async def find_in_view_or_store(self, task_id: str) -> TaskSnapshot | None:
-        """The task as the view has it, or else as its stored outcome describes it. Raises StoreUnavailable."""
+        """The task as the view has it, or else as its stored outcome describes it. Raises StoreUnavailable,
+        UntrustedOutcome."""
         snapshot = self.find_in_view(task_id)
         if snapshot is not None:
             return snapshot
@@ -50,7 +51,8 @@ class Status:
         """The task, wherever it is known.
 
         Raises UnknownTask only after the view has read everything that the log holds now and the store was asked, now
-        or a few seconds ago; QueueUnavailable, StartingUp or StoreUnavailable if that is not possible.
+        or a few seconds ago; QueueUnavailable, StartingUp or StoreUnavailable if that is not possible. Raises
+        UntrustedOutcome.
         """
         if not _TASK_ID.fullmatch(task_id):
             raise UnknownTask("A task id has 32 lower-case hex digits.")

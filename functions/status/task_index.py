@@ -12,9 +12,9 @@ from functions.status.previews import Previews
 from tasks.errors import StartingUp
 from tasks.log import Partition, Records
 from tasks.ports import LogReader
+from tasks.preview import Preview
 from tasks.queues import Queues
 from tasks.reading import PreviewRead
-from tasks.state import TaskState
 
 _CATCH_UP_SECONDS = 4.0
 _WAKES_AT_ONCE = 8
@@ -120,9 +120,7 @@ class TaskIndex:
                 case TaskChange():
                     self.queues.unexpect(change.task.task_id)
                 case PreviewRead(preview):
-                    row = self.view.get(preview.task_id)
-                    if self.previews.put(preview, row.state if row else TaskState()):
-                        self._wake(preview.task_id)
+                    self._apply_preview(preview)
                 case EventChange():
                     self.queues.move(change.event.task_id, change.after)
                     self.previews.update(change.event.task_id, change.after)
@@ -134,6 +132,12 @@ class TaskIndex:
             self._positions[record.place.topic, record.place.partition] = record.place.offset + 1
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def _apply_preview(self, preview: Preview) -> None:
+        row = self.view.get(preview.task_id)
+        asked_for = row is not None and row.task is not None and row.task.previews
+        if row is not None and asked_for and self.previews.put(preview, row.state):
+            self._wake(preview.task_id)
 
     def _wake(self, task_id: str) -> None:
         watchers = tuple(self._watchers.get(task_id, ()))

@@ -283,3 +283,93 @@ def test_the_store_uses_the_credentials_of_the_settings_or_those_that_aws_finds(
     ):
         used = s3_client(load_settings(environ))._request_signer._credentials
         assert (used.access_key, used.secret_key, used.token) == keys
+
+
+ODD_KEYS = {
+    "empty": "",
+    "dots": "tasks/a/../../system/id_secret",
+    "dots alone": "..",
+    "dots at the end": "tasks/a/..",
+    "a dot": "tasks/./a",
+    "absolute": "/tasks/a/1.png",
+    "two slashes": "tasks//a",
+    "a slash at the end": "tasks/a/",
+    "percent-encoded": "tasks/a/%2e%2e/x",
+    "a NUL": "tasks/a/\x00",
+    "a line break": "tasks/a/1.png\n",
+    "unicode": "tasks/a/\u202e.png",
+    "a lone surrogate": "tasks/a/\ud800",
+    "longer than S3 takes": "tasks/" + "a" * 5000,
+    "as long as S3 takes": "tasks/" + "a" * 1018,
+    "a backslash": "tasks\\a",
+    "a question mark": "tasks/a?versionId=1",
+}
+
+
+@pytest.mark.parametrize("what", ODD_KEYS)
+async def test_an_object_of_an_odd_name_is_unknown_and_is_no_outage(
+    store: ImageStore, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UnknownImage):
+        await store.get_image(ODD_KEYS[what])
+    await asyncio.gather(*(store.put_image(f"k{n}", b"x", "image/png") for n in range(20)))
+    assert "unavailable" not in caplog.text
+
+
+REFUSALS = [
+    ("AccessDenied", 403), ("InvalidArgument", 400), ("InvalidObjectState", 403), ("InternalError", 500),
+    ("403", 403), ("400", 400), ("500", 500), ("KeyTooLongError", 400), ("InvalidURI", 400), ("", 418),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "status"), REFUSALS)
+async def test_an_error_about_one_object_is_no_outage_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, moto: str, caplog: pytest.LogCaptureFixture, code: str, status: int
+) -> None:
+    settings = _settings(monkeypatch, moto)
+    create_bucket(settings)
+    store = S3Store(settings)
+    get, begun, answer = store._client.get_object, threading.Event(), threading.Event()
+
+    def get_object(**fields: Any) -> Any:
+        if fields["Key"] != "tasks/bad/1.png":
+            return get(**fields)
+        begun.set()
+        answer.wait(30)
+        error = {
+            "Error": {"Code": code, "Message": "at http://u:p@s3/b"},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+        raise ClientError(error, "GetObject")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._client, "get_object", get_object)
+    await store.put_image("tasks/good/1.png", b"x", "image/png")
+    for _ in range(3):
+        begun.clear()
+        answer.clear()
+        refused = asyncio.ensure_future(store.get_image("tasks/bad/1.png"))
+        await asyncio.to_thread(begun.wait, 30)
+        assert await store.get_image("tasks/good/1.png") == b"x"
+        answer.set()
+        with pytest.raises((StoreUnavailable, UnknownImage)) as error:
+            await refused
+        assert error.value.detail == type(error.value).title()
+        gets = [store.get_image("tasks/good/1.png") for _ in range(20)]
+        assert await asyncio.gather(*gets) == [b"x"] * 20
+    assert "S3 is unavailable" not in caplog.text
+    store.close()
+
+
+async def test_a_store_that_is_away_is_described_in_the_log_and_not_to_clients(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = _settings(monkeypatch, f"http://127.0.0.1:{free_ports(1)[0]}")
+    store = S3Store(settings)
+    for call in (store.get_image("tasks/a/1.png"), store.put_outcome(outcome(IDS[0])), store.check_reachable()):
+        with pytest.raises(StoreUnavailable) as error:
+            await call
+        assert error.value.detail == StoreUnavailable.title()
+    assert settings.aws_endpoint_url_s3
+    assert settings.aws_endpoint_url_s3 in caplog.text
+    assert settings.s3_bucket in caplog.text
+    store.close()

@@ -22,8 +22,8 @@ from functions.api.limits import Proxies, largest_share
 from tests.support.gateway_world import BODY, GatewayWorld, world
 
 PATIENCE = 1.0
-KEPT = b"GET /models HTTP/1.1\r\nHost: g\r\n\r\n"
-SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n"
+KEPT = b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SUBMIT = b"POST /generate_image HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 class Serving:
@@ -148,7 +148,7 @@ async def test_a_body_that_comes_too_slowly_is_cut_off_whether_it_is_awaited_or_
     async with world() as w, serving(w) as s:
         awaited, _ = await s.connect(SUBMIT + b'Content-Length: 900\r\n\r\n{"model')
         too_large, _ = await s.connect(SUBMIT + b"Content-Length: 9000000\r\n\r\n{")
-        unasked, _ = await s.connect(b"GET /models HTTP/1.1\r\nHost: g\r\nContent-Length: 900\r\n\r\n")
+        unasked, _ = await s.connect(b"GET /models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n")
         assert await ended(awaited) == b""
         assert b" 413 " in await ended(too_large)
         assert b" 200 " in await ended(unasked)
@@ -177,7 +177,7 @@ async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it
         await s.client.post("/generate_image", json=BODY)
         (task,) = w.tasks()
         await w.end(task, picture=picture)
-        get = f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".encode()
+        get = f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         _, never = await s.connect(get)
         never.transport.pause_reading()
         slowly, _ = await s.connect(get)
@@ -195,9 +195,9 @@ async def test_a_client_that_reads_no_image_is_cut_off_and_a_slow_reader_gets_it
 
 async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_bounded_buffer() -> None:
     async with world() as w, serving(w) as s:
-        await s.client.post("/generate_image", json=BODY)
+        await s.client.post("/generate_image", json={**BODY, "previews": True})
         (task,) = w.tasks()
-        _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        _, never = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         me = never.get_extra_info("sockname")
         never.transport.pause_reading()
         await until(lambda: s.gateway.index.waiting == 1)
@@ -217,7 +217,7 @@ async def test_a_reader_of_events_that_stops_reading_is_cut_off_and_costs_a_boun
 async def test_a_wait_ends_when_its_client_hangs_up_and_the_task_stays() -> None:
     async with world() as w, serving(w) as s:
         task_id = (await s.client.post("/generate_image", json=BODY)).json()["task_id"]
-        status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: g\r\nPrefer: wait=60\r\n\r\n".encode()
+        status = f"GET /check_status/{task_id} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n\r\n".encode()
         body = b'{"model_name":"sd-mini","prompt":"x"}'
         submit = SUBMIT + b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         for request in (status, submit):
@@ -258,7 +258,7 @@ async def test_idle_connections_of_one_client_keep_nobody_out() -> None:
         for _ in range(30):
             await s.kept()
         for path in ("/livez", "/models", "/models"):
-            reader, _ = await s.connect(f"GET {path} HTTP/1.1\r\nHost: g\r\n\r\n".encode(), "127.0.0.2")
+            reader, _ = await s.connect(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), "127.0.0.2")
             assert b" 200 " in await answer(reader)
 
 
@@ -283,7 +283,7 @@ async def test_while_every_connection_is_in_use_only_health_probes_are_answered(
     async with world(max_connections=8) as w, serving(w) as s:
         task_id = (await s.client.post("/generate_image", json=BODY)).json()["task_id"]
         await s.client.aclose()
-        listen = f"GET /events/{task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode()
+        listen = f"GET /events/{task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         for address in ("127.0.0.2", "127.0.0.3"):
             for _ in range(4):
                 await s.connect(listen, address)
@@ -292,7 +292,7 @@ async def test_while_every_connection_is_in_use_only_health_probes_are_answered(
             await s.connect(b"GET /liv", "127.0.0.2")
         for address in ("127.0.0.2", "127.0.0.4"):
             for path in ("/livez", "/healthz", "/readyz"):
-                reader, _ = await s.connect(f"GET {path} HTTP/1.1\r\nHost: g\r\n\r\n".encode(), address)
+                reader, _ = await s.connect(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), address)
                 assert b" 200 " in await answer(reader), path
         reader, _ = await s.connect(KEPT, "127.0.0.4")
         refusal = await answer(reader)
@@ -311,7 +311,9 @@ async def test_unread_images_are_not_held_in_memory() -> None:
         tracemalloc.start()
         try:
             for _ in range(30):
-                _, writer = await s.connect(f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+                _, writer = await s.connect(
+                    f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                )
                 writer.transport.pause_reading()
             await until(lambda: sum(c.flow.write_paused for c in s.server.server_state.connections) == 30)
             held, _ = tracemalloc.get_traced_memory()
@@ -325,7 +327,7 @@ async def test_a_client_that_reads_a_little_now_and_then_is_cut_off() -> None:
         await s.client.post("/generate_image", json=BODY)
         (task,) = w.tasks()
         await w.end(task, picture=bytes(10_000_000))
-        reader, writer = await s.connect(f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        reader, writer = await s.connect(f"GET /get_image/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
         async def sip() -> None:
             with contextlib.suppress(OSError):
@@ -341,7 +343,7 @@ async def test_a_quiet_stream_of_events_is_not_taken_for_a_slow_reader() -> None
     async with world() as w, serving(w, min_rate=500_000) as s:
         await s.client.post("/generate_image", json=BODY)
         (task,) = w.tasks()
-        _, writer = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        _, writer = await s.connect(f"GET /events/{task.task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         for step in range(1, 30):
             await w.run(task, step)
             await asyncio.sleep(PATIENCE / 10)

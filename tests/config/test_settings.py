@@ -20,7 +20,12 @@ WRONG = {
     "s3_bucket": ("ab", "a name of 3 to 63 characters"),
     "s3_prefix": ("no-slash", "path/ of the characters A-Z a-z 0-9 . _ - /, ending with /"),
     "s3_timeout": ("nan", "a number from 0.5 to 60"),
-    "aws_endpoint_url_s3": ("127.0.0.1:9000", "an address that begins with http:// or https://"),
+    "aws_endpoint_url_s3": (
+        "127.0.0.1:9000",
+        "an address that begins with http:// or https://, without a user name or password",
+    ),
+    "runner_urls": ("runner:3001", "addresses that begin with http:// or https://, without a user name or password"),
+    "allowed_hosts": ("http://a", "host names without a port, *.domain, IP addresses and networks"),
     "model_aliases": ("flux", "name=model separated by commas"),
     "model_stand_ins": ("flux", "name=model separated by commas"),
     "runner_secret": ("two words of a secret", "16 to 200 visible ASCII characters"),
@@ -60,7 +65,7 @@ WRONG = {
 }
 """A wrong value of each setting, and what its sentence names as allowed."""
 FREE = {
-    "kafka_bootstrap_servers", "kafka_group", "model_cache_dir", "model_name", "runner_urls", "api_keys_file",
+    "kafka_bootstrap_servers", "kafka_group", "model_cache_dir", "model_name", "api_keys_file",
     "view_path", "log_dir", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
 }  # fmt: skip
 """Settings that may be any text: whether it is of use shows when it is used."""
@@ -296,3 +301,37 @@ def test_a_runner_secret_that_no_header_can_carry_is_refused_and_not_shown(secre
 def test_the_names_of_runners_are_compared_in_small_letters() -> None:
     settings = load_settings({"RUNNER_ALLOWED_HOSTS": "Runners.example, runner_sd"})
     assert settings.runner_allowed_hosts == ("runners.example", "runner_sd")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "PUBLIC_URL", "RUNNER_URLS"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://ada:hunter2@host:1",
+        "https://hunter2@host",
+        "http://:hunter2@host",
+        "http://ada:hunter2@[::1]:1/a",
+        "http://hunter2@@host",
+        "http://a:1,http://ada:hunter2@b:1",
+        "HTTP://ada:hunter2@host",
+    ],
+)
+def test_an_address_with_a_password_ends_the_start_and_is_not_shown(name: str, value: str) -> None:
+    text = sentence({name: value})
+    assert "hunter2" not in text
+    assert text.startswith(f"A setting is wrong.\n  {name}=")
+    assert "without a user name or password" in text
+
+
+def test_an_at_sign_elsewhere_in_an_address_is_taken() -> None:
+    assert load_settings({"PUBLIC_URL": "https://host/@ada"}).public_url == "https://host/@ada"
+
+
+@pytest.mark.parametrize("value", ["*", "a", "A.b-c.d_e", "*.example.com", "10.0.0.0/8", "::1", "[::1]", "a., 1.2.3.4"])
+def test_hosts_are_names_domains_addresses_and_networks(value: str) -> None:
+    assert load_settings({"ALLOWED_HOSTS": value}).allowed_hosts == tuple(map(str.strip, value.split(",")))
+
+
+@pytest.mark.parametrize("value", ["a:8000", "http://a", "*a", "a.*", "**", "a b", "-a", "ä", "a/8", ".", "*.", "a@b"])
+def test_any_other_host_is_refused(value: str) -> None:
+    assert "is none of them" in sentence({"ALLOWED_HOSTS": value})

@@ -126,6 +126,8 @@ def test_a_runner_refuses_a_task_of_a_model_that_it_only_has_as_an_alias(runner:
     answer = httpx.post(f"{runner}/run", json=body(**more))
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
     assert answer.json()["allowed"] == ["sd-mini"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FULL = {
     "previews": True,
 }
 RECORDED = {"alias": "other", "fingerprint": "f", "request_sha256": "s", "traceparent": "t", "requires": ["mask"]}
-RECORDED["inputs"] = [{"name": "image", "key": "inputs/ada/1", "content_type": "image/png"}]
+RECORDED["inputs"] = [{"name": "image", "key": "inputs/somebody/1", "content_type": "image/png"}]
 
 
 @pytest.mark.parametrize("form", [GenerateRequest, TaskRecord, Task])

@@ -101,11 +101,11 @@ async def _listen(netloc: str, streams: int, idle: int, task_id: str) -> None:
         await asyncio.open_connection(host, int(port), local_addr=(_OTHER_ADDRESS, 0)) for _ in range(idle + streams)
     ]
     for reader, writer in connections[:idle]:
-        writer.write(b"GET /models HTTP/1.1\r\nHost: g\r\n\r\n")
+        writer.write(b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
     listening = []
     for reader, writer in connections[idle:]:
-        writer.write(f"GET /events/{task_id} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
+        writer.write(f"GET /events/{task_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         status = await reader.readline()
         assert status.startswith(b"HTTP/1.1 200 "), status
         listening.append(asyncio.ensure_future(_read_all(reader)))

@@ -21,7 +21,7 @@ from functions.consume.attempt import Attempt
 from functions.consume.consumer import Consumer, build_consumer
 from functions.consume.runner_pool import Slot
 from tasks.capabilities import ServedModel
-from tasks.errors import NotUnderstood, StartedTooLate
+from tasks.errors import NotUnderstood, StartedTooLate, UntrustedOutcome
 from tasks.events import Outcome
 from tasks.log import Record
 from tasks.ports import Clock, TaskLog
@@ -105,7 +105,11 @@ class PushConsumer:
         task, partition = read.task, record.place.partition
         lock = self._locks.setdefault(task.task_id, asyncio.Lock())
         async with lock:
-            if outcome := await self._handler.stored_outcome(task.task_id):
+            try:
+                outcome = await self._handler.stored_outcome(task.task_id)
+            except UntrustedOutcome as forged:
+                return await self._handler.finish(task, partition, error=forged)
+            if outcome is not None:
                 await self._handler.announce(outcome, partition)
                 return outcome
             if isinstance(read.refusal, NotUnderstood):

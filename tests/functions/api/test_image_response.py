@@ -65,7 +65,7 @@ async def test_an_object_that_is_shorter_than_its_image_is_never_served_as_a_who
         (task,) = w.tasks()
         outcome = await w.end(task)
         w.store.objects[outcome.images[0].key] = PICTURE[:-1]
-        is_problem(await client.get(f"/get_image/{task.task_id}"), 404, "unknown_image")
+        is_problem(await client.get(f"/get_image/{task.task_id}"), 410, "untrusted_outcome")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ WAIT = {"Prefer": "wait=60"}
 def at(gateway: GatewayApp, address: str, **headers: str) -> httpx.AsyncClient:
     """A client of this address."""
     transport = httpx.ASGITransport(gateway.app, client=(address, 1))
-    return httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", headers=headers)
 
 
 @contextlib.asynccontextmanager

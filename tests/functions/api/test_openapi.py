@@ -202,6 +202,16 @@ async def images(t: Tour) -> None:
     await t.ask(route, task_id=failed.task_id)
 
 
+async def forged(t: Tour) -> None:
+    """A stored outcome that is another task's."""
+    task = await t.submit()
+    await t.world.end(task)
+    t.world.store.objects[f"tasks/{NOBODY}/outcome.json"] = t.world.store.objects[f"tasks/{task.task_id}/outcome.json"]
+    for route in TASK_ROUTES:
+        await t.ask(route)
+    del t.world.store.objects[f"tasks/{NOBODY}/outcome.json"]
+
+
 async def outages(t: Tour) -> None:
     """Every error of a gateway that cannot reach the log or the store, or that fails itself."""
     requests: list[tuple[tuple[str, str], dict[str, Any]]] = [
@@ -291,7 +301,7 @@ async def full(t: Tour) -> None:
 async def test_every_answer_is_documented_and_every_documented_answer_is_given():
     async with tour() as t, tour(max_queued_tasks_per_user=1, max_queued_tasks=2) as limited:
         await full(limited)
-        for scene in (answers, refused_bodies, images, outages, limits):
+        for scene in (answers, refused_bodies, images, forged, outages, limits):
             await scene(t)
         await ends(t, limited.seen)
         assert sorted(t.documented() - t.seen - limited.seen) == []
@@ -313,7 +323,7 @@ async def test_with_keys_every_answer_is_documented_and_every_documented_one_giv
 async def test_every_task_error_and_no_other_is_documented_somewhere():
     async with tour() as t, tour() as other:
         documented = {detail for *_, detail in t.documented() | other.documented()} & ERRORS.keys()
-        routing = {"not_found", "method_not_allowed"}
+        routing = {"not_found", "method_not_allowed", "unknown_host"}
         with_keys = {"unauthorized", "key_in_url", "not_allowed_by_key"}
         uncounted = {code for code, error in ERRORS.items() if error.retry == "uncounted"}
         assert documented == ERRORS.keys() - routing - with_keys - uncounted
