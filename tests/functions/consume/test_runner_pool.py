@@ -141,6 +141,40 @@ async def test_a_model_that_is_known_is_published_while_its_runners_load_it(hous
     assert (published.runners, published.loading) == (0, 0)
 
 
+async def test_of_earlier_records_of_a_model_the_newest_counts(house: PoolOfTwins):
+    """A topic that Kafka has not compacted yet holds older records too."""
+    for runners in (1, 0):
+        house.pool.learn(SD.model_copy(update={"runners": runners}))
+    await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1]
+
+
+async def test_a_record_without_runners_that_another_consumer_wrote_last_is_corrected(house: PoolOfTwins):
+    """The other consumer may have lost its way to the runner, and may never write again."""
+    await house.pool.look()
+    house.pool.learn(SD.model_copy(update={"runners": 0}))
+    for _ in range(3):
+        await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1, 1]
+
+
+async def test_two_consumers_that_count_different_runners_do_not_correct_each_other(house: PoolOfTwins):
+    await house.pool.look()
+    house.pool.learn(SD.model_copy(update={"runners": 2}))
+    await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1]
+
+
+async def test_consumers_of_which_one_sees_no_runner_load_do_not_correct_each_other(house: PoolOfTwins):
+    house.pool.learn(SD)
+    house.runners.clear()
+    await house.pool.look()
+    for _ in range(3):
+        house.pool.learn(SD.model_copy(update={"runners": 0, "loading": 1}))
+        await house.pool.look()
+    assert [(model.runners, model.loading) for model in house.published("sd-mini")] == [(0, 0)]
+
+
 async def test_a_runner_that_refuses_this_consumer_is_named_in_the_log_once(
     house: PoolOfTwins, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
