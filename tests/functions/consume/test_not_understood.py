@@ -225,7 +225,7 @@ async def test_knative_is_asked_to_deliver_again_until_the_time_is_over():
         (record,) = on_lane(w)
         # The time of the event is the record's append time.
         headers = cloud_event(record) | {"ce-time": _iso(record.timestamp)}
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             answer = await client.post("/", data=record.value, headers=headers)
             assert (answer.status, (await answer.json())["code"]) == (503, "not_understood")
             assert int(answer.headers["Retry-After"]) > 0

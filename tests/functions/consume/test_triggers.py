@@ -216,7 +216,7 @@ async def test_knative_gets_success_only_once_the_task_has_its_outcome() -> None
     async with world() as w:
         push = await push_consumer(w)
         task, record = await submit(w)
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             sent = asyncio.ensure_future(client.post("/", data=record.value, headers=cloud_event(record)))
             async with asyncio.timeout(10):
                 while not w.runner.running:
@@ -251,7 +251,7 @@ async def test_another_kind_of_request_is_refused_and_runs_nothing(change: dict[
         _, record = await submit(w)
         with pytest.raises(InvalidRequest):
             knative.record_of(cloud_event(record) | change, record.value, LANES)
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             answer = await client.post("/", data=record.value, headers=cloud_event(record) | change)
             assert (answer.status, (await answer.json())["code"]) == (422, "invalid_request")
         assert w.runner.ran == []
