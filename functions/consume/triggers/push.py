@@ -113,6 +113,10 @@ class PushConsumer:
             raise result
         return result
 
+    async def dead_letter(self, record: Record, reason: str) -> None:
+        """Append to the dead letters a record that the platform will not deliver again."""
+        await self._handler.dead_letter(record, reason)
+
     async def close(self) -> None:
         """Stop reading the events."""
         await self._events.close()

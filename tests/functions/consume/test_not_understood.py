@@ -18,7 +18,8 @@ from functions.consume.triggers import aws_lambda, knative
 from tasks import reading
 from tasks.events import Outcome
 from tasks.lease import LEASE_SECONDS
-from tests.functions.consume.test_triggers import answered, cloud_event, kafka_event, on_lane, push_consumer
+from tests.functions.consume.test_triggers import answered, on_lane, push_consumer
+from tests.support.platform_events import cloud_event, kafka_event
 from tests.support.world import Running, World, world
 
 NEW_FIELD = "depth_map"

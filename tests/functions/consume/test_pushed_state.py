@@ -16,7 +16,8 @@ from tasks.events import Progress, Released, Started
 from tasks.lease import LEASE_SECONDS
 from tasks.log import Record
 from tasks.retry import MAX_TRIES
-from tests.functions.consume.test_triggers import LONG, answered, cloud_event, kafka_event, push_consumer, submit
+from tests.functions.consume.test_triggers import LONG, answered, push_consumer, submit
+from tests.support.platform_events import cloud_event, kafka_event
 from tests.support.world import LANES, World, world
 
 NONE_LEFT: dict[str, Any] = {"batchItemFailures": []}
