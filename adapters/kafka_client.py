@@ -5,7 +5,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
-from config.settings import Settings, kafka_config
+from config.kafka_config import kafka_config
+from config.settings import Settings
 
 logger = logging.getLogger(__name__)
 

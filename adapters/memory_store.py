@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
-from tasks.outcome_json import outcome_key, read_outcome
+from tasks.object_keys import is_plain, outcome_key
+from tasks.outcome_json import read_outcome
 
 
 class MemoryStore:
@@ -27,7 +28,7 @@ class MemoryStore:
     async def get_image(self, key: str, byte_range: tuple[int, int | None] | None = None) -> bytes:
         """See ImageStore."""
         self._check()
-        if key not in self.objects:
+        if not is_plain(key) or key not in self.objects:
             raise UnknownImage
         data = self.objects[key]
         if byte_range is None:

@@ -1,16 +1,38 @@
 """The client of a runner over HTTP."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from tasks.capabilities import RunnerDescription, ServedModel
-from tasks.errors import RunnerBusy, RunnerLoading, RunnerLost, TaskError, from_code
-from tasks.runner_api import FRAMES, BrokenFrame, Decoder, End, Error, Frame, Input, Request, RunRequest, encode
+from tasks.errors import (
+    CallerRefused,
+    RunnerBusy,
+    RunnerLoading,
+    RunnerLost,
+    RunnerUnavailable,
+    TaskError,
+    from_code,
+)
+from tasks.runner_api import (
+    FRAMES,
+    JSON,
+    BrokenFrame,
+    Decoder,
+    End,
+    Error,
+    Frame,
+    Input,
+    Request,
+    RunRequest,
+    authorization,
+    encode,
+)
 
 _DESCRIBE_SECONDS = 3.0
 _ACCEPT_SECONDS = 2.0
@@ -23,11 +45,12 @@ _KEEP_ALIVE_SECONDS = 4.0
 """Shorter than the server's 5 s, so that no request uses a connection that the server is closing."""
 
 
-def runner_session() -> aiohttp.ClientSession:
-    """The connections of one process to all its runners."""
+def runner_session(secret: SecretStr | None = None) -> aiohttp.ClientSession:
+    """The connections of one process to all its runners. `secret`: what the runners ask of their consumers."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_ACCEPT_SECONDS, sock_read=_IDLE_SECONDS)
-    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+    headers = {"Authorization": authorization(secret.get_secret_value())} if secret else None
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers)
 
 
 async def resolve(urls: Sequence[str]) -> list[str]:
@@ -71,6 +94,8 @@ class HttpRunner:
                 status, body = await self._get("/card")
                 if status == 200:
                     return RunnerDescription.of_served(ServedModel.model_validate_json(body))
+            if status == CallerRefused.status:
+                raise self._refused(body)
             if status != 200:
                 raise RunnerLoading
             return RunnerDescription.model_validate_json(body)
@@ -79,8 +104,16 @@ class HttpRunner:
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=_DESCRIBE_SECONDS)
-        async with self._session.get(f"{self._url}{path}", timeout=timeout) as answer:
+        # A runner never redirects, and another server must not get the secret.
+        async with self._session.get(f"{self._url}{path}", timeout=timeout, allow_redirects=False) as answer:
             return answer.status, await answer.read()
+
+    def _refused(self, body: bytes) -> RunnerUnavailable:
+        try:
+            detail = json.loads(body)["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = CallerRefused.title()
+        return RunnerUnavailable(f"The runner at {self._url} refuses this consumer: {detail}")
 
     async def run(self, request: RunRequest, inputs: Sequence[Input] = ()) -> AsyncGenerator[Frame, None]:
         """See RunnerClient."""
@@ -92,7 +125,10 @@ class HttpRunner:
                     f"{self._url}/run",
                     data=b"".join(body),
                     headers={"Content-Type": content_type},
+                    allow_redirects=False,
                 ) as answer:
+                    if answer.status == CallerRefused.status:
+                        raise self._refused(await answer.read())
                     if answer.status != 200:
                         raise await _refusal(answer)
                     decoder = Decoder()
@@ -111,10 +147,10 @@ class HttpRunner:
 
 def _body(request: RunRequest, inputs: Sequence[Input]) -> tuple[str, list[bytes]]:
     """The content type and the pieces of the body: plain JSON, or frames where inputs follow the request."""
-    json = request.model_dump_json().encode()
+    fields = request.model_dump_json().encode()
     if not inputs:
-        return "application/json", [json]
-    return FRAMES, [encode(Request(payload=json)), *map(encode, inputs)]
+        return JSON, [fields]
+    return FRAMES, [encode(Request(payload=fields)), *map(encode, inputs)]
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> TaskError:

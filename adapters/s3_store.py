@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from config.settings import Settings
-from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
+from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage, UntrustedOutcome
 from tasks.events import Outcome
-from tasks.outcome_json import outcome_key, read_outcome
+from tasks.object_keys import is_plain, outcome_key
+from tasks.outcome_json import read_outcome
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -31,6 +35,10 @@ _CONFLICT_TRIES, _CONFLICT_PAUSE_SECONDS = 10, 0.1
 """How often a conditional write is tried while other writes of the same name are in progress, and the pause between."""
 _PROBE_KEY = "system/probe"
 """No object has this key. The answer that it is missing shows that the bucket and the credentials work."""
+_REFUSAL_SECONDS = 60.0
+"""A refusal with the same code is logged at most once in so many seconds."""
+_NO_ANSWER = (BotoCoreError, ResponseParserError, HTTPError)
+"""What botocore raises where S3 gives no whole answer. It hands on urllib3's error where an answer ends early."""
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 _CONFLICT = {"ConditionalRequestConflict", "409", "OperationAborted"}
@@ -38,9 +46,11 @@ _BAD_RANGE = {"InvalidRange", "416"}
 
 
 def s3_client(settings: Settings) -> "S3Client":
-    """A client with short timeouts. Credentials, region and profile come from the usual AWS environment variables."""
+    """A client with short timeouts. Region and profile come from the usual AWS environment variables, and so do the
+    credentials where the settings have none."""
     return boto3.client(
         "s3",
+        **_credentials(settings),
         endpoint_url=settings.aws_endpoint_url_s3,
         config=Config(
             connect_timeout=settings.s3_timeout,
@@ -52,6 +62,13 @@ def s3_client(settings: Settings) -> "S3Client":
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _credentials(settings: Settings) -> dict[str, Any]:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    values = {name: secret.get_secret_value() for name in names if (secret := getattr(settings, name)) is not None}
+    # Half of them would keep boto3 from looking for credentials anywhere else.
+    return values if {"aws_access_key_id", "aws_secret_access_key"} <= values.keys() else {}
 
 
 def create_bucket(settings: Settings) -> None:
@@ -77,6 +94,7 @@ class S3Store:
         self._threads = ThreadPoolExecutor(_THREADS, "s3")
         self._problem = ""
         self._calls = 0
+        self._refusals: dict[str, float] = {}
 
     async def check(self) -> None:
         """Exit with a sentence if the store ignores `If-None-Match`, because then a task could get two outcomes.
@@ -133,7 +151,8 @@ class S3Store:
                     if _code(error) in _EXISTS:
                         return await self._get(key)
                     await asyncio.sleep(_CONFLICT_PAUSE_SECONDS)
-            raise StoreUnavailable(f"Other writes of {key} are in progress.", retry_after=_RETRY_AFTER)
+            logger.warning("other writes of an object are in progress", extra={"key": key})
+            raise StoreUnavailable(retry_after=_RETRY_AFTER)
 
     async def check_reachable(self) -> None:
         """See ImageStore."""
@@ -149,6 +168,8 @@ class S3Store:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 
     async def _get(self, key: str, **headers: Any) -> bytes:
+        if not is_plain(key):
+            raise UnknownImage
         try:
             return await self._call(
                 lambda: self._client.get_object(**self._at(key), **headers)["Body"].read(), _MISSING | _BAD_RANGE
@@ -158,9 +179,9 @@ class S3Store:
 
     async def _call(self, call: Callable[[], T], expected: Collection[str] = ()) -> T:
         """The result of the call. A ClientError with an expected code is raised as it is; every other failure is raised
-        as StoreUnavailable.
+        as StoreUnavailable. What failed is in the log alone: it names addresses.
 
-        While S3 is unavailable, one call at a time tests whether it is available again. The other calls fail at once:
+        While S3 does not answer, one call at a time tests whether it is available again. The other calls fail at once:
         otherwise they would fill the threads with calls that wait for a timeout.
         """
         is_probe = bool(self._problem)
@@ -175,13 +196,14 @@ class S3Store:
         self._calls += 1
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except BotoCoreError as error:
-            raise self._failed(f"The image store does not answer: {error}") from error
+        except _NO_ANSWER as error:
+            raise self._failed(str(error) or type(error).__name__) from error
         except ClientError as error:
-            if _code(error) not in expected:
-                # A person must correct the wrong bucket or credential. Until then every task waits.
-                raise self._failed(f"The image store refuses: {_code(error)}.") from error
+            # S3 answers, so this is no outage: the refusal may concern this object alone. Where the bucket or the
+            # credentials are wrong, every call is refused, and every task waits until a person corrects them.
             self._succeeded()
+            if _code(error) not in expected:
+                raise self._refused(error) from error
             raise
         finally:
             self._calls -= 1
@@ -195,7 +217,7 @@ class S3Store:
             async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError as error:
-            raise self._failed("The image store does not answer in time.") from error
+            raise self._failed(f"no answer within {self._timeout:g} s") from error
 
     def _failed(self, problem: str) -> StoreUnavailable:
         if not self._problem:
@@ -203,8 +225,15 @@ class S3Store:
         self._problem = problem
         return self._unavailable()
 
+    def _refused(self, error: ClientError) -> StoreUnavailable:
+        now, code = time.monotonic(), _code(error)
+        if now - self._refusals.get(code, float("-inf")) >= _REFUSAL_SECONDS:
+            self._refusals[code] = now
+            logger.warning("S3 refuses a call: %s", error, extra={"bucket": self._bucket})
+        return self._unavailable()
+
     def _unavailable(self) -> StoreUnavailable:
-        return StoreUnavailable(self._problem, retry_after=_RETRY_AFTER)
+        return StoreUnavailable(retry_after=_RETRY_AFTER)
 
     def _succeeded(self) -> None:
         if self._problem:
@@ -219,12 +248,12 @@ def _code(error: ClientError) -> str:
 def _read_outcome(task_id: str, data: bytes) -> Outcome:
     try:
         return read_outcome(task_id, data)
-    except StoreUnavailable:
-        _log_unreadable(task_id)
+    except (StoreUnavailable, UntrustedOutcome) as error:
+        _log_unreadable(task_id, error.code())
         raise
 
 
 @functools.lru_cache(1000)
-def _log_unreadable(task_id: str) -> None:
+def _log_unreadable(task_id: str, code: str) -> None:
     """Log it once for each task, because the owner of the task asks again every few seconds."""
-    logger.error("this version cannot read the stored outcome of a task", extra={"task_id": task_id})
+    logger.error("the stored outcome of a task cannot be used", extra={"task_id": task_id, "code": code})

@@ -5,6 +5,7 @@ records, so a view that is opened again continues exactly behind the last record
 """
 
 import json
+import logging
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from tasks.capabilities import ServedModel
 from tasks.errors import TaskError, from_code
 from tasks.events import Event, Outcome
 from tasks.log import Partition, Place, Record
+from tasks.names import collisions
 from tasks.reading import CardRead, EventRead, PreviewRead, Reading, TaskRead, Unreadable, read_record
 from tasks.state import TaskState, apply
 from tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 _STATE = "status, attempt, tries, owner, step, steps, cancel_requested, delay"
 _STATE_SET = ", ".join(f"{name} = ?" for name in _STATE.split(", "))
@@ -76,6 +80,7 @@ class View:
             model: ServedModel.model_validate_json(body)
             for model, body in self._db.execute("SELECT model, body FROM cards")
         }
+        self._report_collisions(())
 
     def apply(self, records: Sequence[Record]) -> list[Change]:
         """Apply the records and their offsets in one transaction, and return what each record changed. Previews are
@@ -163,9 +168,16 @@ class View:
             case EventRead():
                 return self._apply_event(reading)
             case CardRead(model):
+                before = collisions(self._models)
                 self._models[model.model] = model
+                self._report_collisions(before)
                 self._db.execute("INSERT OR REPLACE INTO cards VALUES (?, ?)", (model.model, model.model_dump_json()))
         return reading
+
+    def _report_collisions(self, before: Collection[str]) -> None:
+        for sentence in collisions(self._models):
+            if sentence not in before:
+                logger.warning("%s", sentence)
 
     def _apply_task(self, read: TaskRead) -> TaskChange:
         task, place, refusal = read.task, read.place, read.refusal

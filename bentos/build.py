@@ -24,6 +24,8 @@ _SHOWN = 5
 RUNNER_ROOMS = ("config", "tasks", "runners")
 _RUNNER_FILES = (
     "bentos/__init__.py",
+    "bentos/control.py",
+    "bentos/framing.py",
     "bentos/hosting.py",
     "bentos/runner.py",
     "bentos/signals.py",

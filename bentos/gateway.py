@@ -1,6 +1,7 @@
 """The gateway as a BentoML service: `bentoml serve bentos.gateway:GatewayService --port 8000`."""
 
 import asyncio
+import gc
 import logging
 
 import bentoml
@@ -8,6 +9,7 @@ import bentoml
 from adapters.clock import SystemClock
 from adapters.kafka_log import KafkaLog
 from adapters.s3_store import S3Store
+from bentos.control import keep_control_inside
 from bentos.hosting import HostedApp, RootMiddleware
 from bentos.signals import end_at_second_signal
 from bentos.slow_clients import limit_connections, serve_with_patience
@@ -37,14 +39,16 @@ class GatewayService:
     @bentoml.on_startup
     async def open(self) -> None:
         """Connect and serve."""
-        settings = load_settings()
+        settings = limit_connections(load_settings())
         configure_logging(settings, "api")
         logging.getLogger("api").info("gateway starts: kafka %s", settings.kafka_bootstrap_servers)
-        limit_connections(settings.client_timeout, settings.max_connections)
         store = S3Store(settings)
         _hosted.on_close(store.close)
         gateway = build_gateway(settings, task_log=KafkaLog(settings), store=store, clock=SystemClock())
         await _hosted.open(gateway.app)
+        # What is loaded by now stays until the end. Looking for garbage among it would stop every request for 0.2 s.
+        gc.collect()
+        gc.freeze()
 
         async def leave() -> None:
             gateway.stop_waiting()
@@ -59,5 +63,6 @@ class GatewayService:
 
 
 serve_with_patience()
+keep_control_inside()
 end_at_second_signal()
 GatewayService.add_asgi_middleware(RootMiddleware, hosted=_hosted)  # type: ignore[attr-defined]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import bentoml
 
+from bentos.control import keep_control_inside
+from bentos.framing import serve_strictly
 from bentos.hosting import HostedApp, RootMiddleware
 from bentos.signals import end_at_second_signal
 from config.logging import configure_logging
@@ -83,5 +85,7 @@ class RunnerService:
         await _hosted.close()
 
 
+serve_strictly()
+keep_control_inside()
 end_at_second_signal()
 RunnerService.add_asgi_middleware(RootMiddleware, hosted=_hosted)  # type: ignore[attr-defined]

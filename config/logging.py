@@ -23,26 +23,31 @@ def _one_line(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def _printable(text: str) -> str:
+    r"""The text with every line break, control character and the like as an escape such as \n or \u2028."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def _utc(record: logging.LogRecord) -> str:
     """The record's time in UTC with milliseconds."""
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class TextFormatter(logging.Formatter):
-    """`time level message name=value …`, the time in UTC."""
+    """`time level message name=value …`, the time in UTC. A traceback follows in lines of its own.
 
-    def __init__(self) -> None:
-        """Sets the format of the line."""
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
+    Every further line of a record begins with blanks, so no text in a record can look like the beginning of another.
+    """
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's
-        """The record's time in UTC with milliseconds."""
-        return _utc(record)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """The line, followed by the fields given as `extra`."""
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text in which every character can be printed."""
         fields = "".join(f" {name}={_one_line(value)}" for name, value in _extra(record).items())
-        return super().formatMessage(record) + fields
+        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+        further = [line for text in (trace, record.stack_info) if text for line in text.split("\n")]
+        lines = [f"{_utc(record)} {record.levelname} {record.getMessage()}{fields}", *further]
+        return "\n    ".join(map(_printable, lines))
 
 
 class JsonFormatter(logging.Formatter):
@@ -69,7 +74,7 @@ def configure_logging(settings: Settings, name: str) -> None:
     if settings.log_dir != Path("-"):
         settings.log_dir.mkdir(parents=True, exist_ok=True)
         path = settings.log_dir / f"ai_image_gen.{name}.log"
-        handlers.append(RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS))
+        handlers.append(RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(formatter)
     root = logging.getLogger()

@@ -4,41 +4,34 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-KAFKA_CONFIG_PREFIX = "KAFKA_CONFIG_"
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """The allowed values of a setting, in words: for a setting whose type and limits do not show them."""
-
-    words: str
-
-
-Lanes = Annotated[dict[str, float], Allowed("name=weight separated by commas, each weight from 0.001 to 1,000")]
-Shards = Annotated[dict[str, int], Allowed("model=n separated by commas, each n a whole number")]
-Aliases = Annotated[dict[str, str], Allowed("name=model separated by commas")]
-Url = Annotated[str | None, Allowed("an address that begins with http:// or https://")]
-PublicUrl = Annotated[str, Allowed("an address that begins with http:// or https:// and does not end with /")]
-
-
-def _split(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _pairs(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    pairs = [part.partition("=") for part in _split(value)]
-    if any(not key.strip() or not equals or not item.strip() for key, equals, item in pairs):
-        raise ValueError("a name or a value is missing")
-    return {key.strip(): item.strip() for key, _, item in pairs}
+from config.kafka_config import kafka_config
+from config.secret_files import WrongSecret, read_secret
+from config.values import (
+    Aliases,
+    Allowed,
+    HostNames,
+    Hosts,
+    Lanes,
+    Networks,
+    PublicUrl,
+    Secret,
+    SentSecret,
+    Shards,
+    Url,
+    Urls,
+    allowed,
+    check_aliases,
+    check_hosts,
+    check_lanes,
+    check_urls,
+    is_secret,
+    without_user,
+)
 
 
 class Settings(BaseModel):
@@ -84,8 +77,13 @@ class Settings(BaseModel):
     aws_endpoint_url_s3: Url = Field(
         None,
         pattern=r"^https?://",
-        description="S3 address; empty: AWS. Credentials, region and profile come by the usual AWS names.",
+        description="S3 address; empty: AWS. Region and profile come by the usual AWS names.",
     )
+    aws_access_key_id: Secret = Field(
+        None, description="The usual AWS credentials. Unset: as AWS finds them, e.g. by profile or by role."
+    )
+    aws_secret_access_key: Secret = Field(None, description="See AWS_ACCESS_KEY_ID.")
+    aws_session_token: Secret = Field(None, description="See AWS_ACCESS_KEY_ID; with temporary credentials only.")
 
     model_cache_dir: Path = Field(Path("model_cache"), description="Folder of model folders in diffusers format.")
     model_name: str = Field("", description="Runner: the folder of MODEL_CACHE_DIR that it serves.")
@@ -99,10 +97,20 @@ class Settings(BaseModel):
         "at the nearest size that it can draw, and resizes the image. `make run` sets this where real weights are "
         "missing.",
     )
-    runner_urls: tuple[str, ...] = Field(
+    runner_urls: Urls = Field(
         ("http://127.0.0.1:3001",),
         description="Consumer: addresses of the runners, separated by commas. A host name with several addresses "
         "(a headless service) counts as that many runners.",
+    )
+    runner_secret: SentSecret = Field(
+        None,
+        description="Consumer and runner: a secret that both share. With it, a runner takes tasks only of consumers "
+        "that send it. `make run` makes one up at every start.",
+    )
+    runner_allowed_hosts: HostNames = Field(
+        (),
+        description="Runner: the names under which consumers call it, separated by commas. IP addresses and localhost "
+        "are always allowed, and an address in RUNNER_URLS that begins with http:// is called by IP address.",
     )
     runner_pixel_budget: int = Field(
         0,
@@ -139,15 +147,49 @@ class Settings(BaseModel):
         pattern=r"^(https?://.*[^/])?$",
         description="Gateway: put before the addresses in answers, e.g. https://images.example.com; empty: paths only.",
     )
+    allowed_hosts: Hosts = Field(
+        (),
+        description="Gateway: the host names at which clients reach it, separated by commas: `images.example.com`, "
+        "`*.example.com`, `10.0.0.0/8`; `*`: any. Requests with another Host get 421, except on /livez, /healthz and "
+        "/readyz. Loopback addresses, `localhost`, LISTEN_HOST and the host of PUBLIC_URL are always allowed. Empty: "
+        "only those while LISTEN_HOST is a loopback address, else any.",
+    )
     api_keys_file: Path | None = Field(
         None,
         description="Gateway: file of API keys, read again when it changes (`python -m functions.api.keys new USER` "
         "makes a line); empty: no key is needed, and everybody may see everything.",
     )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Gateway: addresses and networks of the proxies before it, separated by commas, e.g. 10.0.0.0/8. "
+        "The client's address is read from X-Forwarded-For only where such a proxy sends the request; without this "
+        "setting a proxy and all its clients count as one client.",
+    )
     max_connections: int = Field(
         4096,
         ge=1,
-        description="Gateway: connections at once, fewer where the limit of open files is lower; further ones get 503.",
+        description="Gateway: connections at once, fewer where the limit of open files is lower. A further one takes "
+        "the place of the one that has been idle for longest; while none is idle, it gets 503. Health probes are "
+        "always answered.",
+    )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=1,
+        description="Gateway: connections that one client may use at once, never more than three quarters of "
+        "MAX_CONNECTIONS; more get 429. A client is an address (of IPv6: a /64 network), and also the user of an API "
+        "key.",
+    )
+    max_streams_per_client: int = Field(
+        500, ge=1, description="Gateway: event streams that one client may hold at once; more get 429."
+    )
+    max_waits_per_client: int = Field(
+        500, ge=1, description="Gateway: requests with `Prefer: wait` that one client may hold at once; more get 429."
+    )
+    max_unknown_ids_per_second: int = Field(
+        100,
+        ge=1,
+        description="Gateway: unknown task ids that one client may ask for in a second; after them it gets 429 for "
+        "every id that it may not see or that the gateway must look for in the store.",
     )
     client_timeout: float = Field(
         20.0,
@@ -155,6 +197,12 @@ class Settings(BaseModel):
         le=600,
         description="Gateway: seconds in which a client must send a whole request, and must read some of an answer. A "
         "slower client is disconnected, at the latest after twice this time.",
+    )
+    client_min_rate: int = Field(
+        1000,
+        ge=0,
+        description="Gateway: bytes a second that a client must read on average, over CLIENT_TIMEOUT, of an answer "
+        "that waits for it (on Linux).",
     )
     max_queued_tasks_per_user: int = Field(
         10_000, ge=1, description="Gateway: tasks one user may have queued; more are refused with 429."
@@ -225,15 +273,17 @@ class Settings(BaseModel):
         "INFO", description="The lowest level that is logged."
     )
 
-    @field_validator("lanes", "lane_shards", "model_aliases", "model_stand_ins", mode="before")
+    @field_validator("runner_urls", "aws_endpoint_url_s3", "public_url")
     @classmethod
-    def _split_pairs(cls, value: Any) -> Any:
-        return _pairs(value)
+    def _check_urls(cls, value: Any) -> Any:
+        check_urls([value] if isinstance(value, str) and value else value or ())
+        return value
 
-    @field_validator("runner_urls", mode="before")
+    @field_validator("allowed_hosts")
     @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return _split(value)
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_hosts(value)
+        return value
 
     @field_validator("listen_host")
     @classmethod
@@ -243,16 +293,26 @@ class Settings(BaseModel):
         except ValueError:
             raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(str(error)) from None
+        return value
+
     @field_validator("lanes")
     @classmethod
-    def _check_lanes(cls, value: dict[str, float]) -> dict[str, float]:
-        if not value:
-            raise ValueError("no lane is named")
-        for lane, weight in value.items():
-            if not 0.001 <= weight <= 1000:
-                raise ValueError(f"the weight of {lane} is {weight:g}")
-            if lane in {"events", "models", "previews", "dead_letter"}:
-                raise ValueError(f"the service already has a topic named {lane}")
+    def _check_lanes(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        check_lanes(value, info.data.get("kafka_topic_prefix", ""))
+        return value
+
+    @field_validator("model_aliases", "model_stand_ins")
+    @classmethod
+    def _check_aliases(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        check_aliases(value, info.data.get("model_name", ""), info.data.get("model_aliases", {}))
         return value
 
     @property
@@ -270,49 +330,40 @@ class Settings(BaseModel):
         return f"{self.kafka_topic_prefix}.{name}"
 
 
-def kafka_config(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The librdkafka settings in the environment: KAFKA_CONFIG_SASL_MECHANISM=PLAIN gives `sasl.mechanism`."""
-    return {
-        name.removeprefix(KAFKA_CONFIG_PREFIX).lower().replace("_", "."): value
-        for name, value in environ.items()
-        if name.startswith(KAFKA_CONFIG_PREFIX)
-    }
-
-
-def allowed(field: FieldInfo) -> str:
-    """The allowed values of the setting, in words; empty if every value is allowed."""
-    for rule in field.metadata:
-        if isinstance(rule, Allowed):
-            return rule.words
-    if field.annotation is bool:
-        return "true or false"
-    if get_origin(field.annotation) is Literal:
-        return " or ".join(str(value) for value in get_args(field.annotation))
-    if field.annotation not in (int, float):
-        return ""
-    words = {"ge": "from", "gt": "above", "le": "to"}
-    limits = [
-        f"{words[name]} {getattr(rule, name):,}" for name in words for rule in field.metadata if hasattr(rule, name)
-    ]
-    return " ".join(["a whole number" if field.annotation is int else "a number", *limits])
-
-
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings of the environment, in upper or lower case; an empty value counts as not set.
 
-    A wrong value ends the process with a sentence that names the setting, the value and what is allowed.
+    A wrong value ends the process with a sentence that names the setting, the value and what is allowed. A secret is
+    never shown.
     """
-    named = {name.lower(): value for name, value in environ.items() if value}
-    values = {name: named[name] for name in Settings.model_fields if name in named}
+    named = {name.upper(): value for name, value in environ.items() if value}
+    values: dict[str, str] = {}
+    lines: list[str] = []
+    for name, field in Settings.model_fields.items():
+        try:
+            value = read_secret(name.upper(), named) if is_secret(field) else named.get(name.upper())
+        except WrongSecret as error:
+            lines.append(str(error))
+        else:
+            values |= {} if value is None else {name: value}
     try:
-        return Settings.model_validate(values)
+        kafka_config(environ)
+    except WrongSecret as error:
+        lines.append(str(error))
+    try:
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         wrong = {str(problem["loc"][0]): _reason(problem.get("ctx", {})) for problem in error.errors()}
-    lines = [
-        f"{name.upper()}={values[name]!r}: must be {allowed(Settings.model_fields[name])}{reason}."
-        for name, reason in wrong.items()
-    ]
-    sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+        lines += [_sentence(name, values[name], reason) for name, reason in wrong.items()]
+    if lines:
+        sys.exit("A setting is wrong.\n  " + "\n  ".join(lines))
+    return settings
+
+
+def _sentence(name: str, value: str, reason: str) -> str:
+    field = Settings.model_fields[name]
+    shown = "" if is_secret(field) else f"={without_user(value)!r}"
+    return f"{name.upper()}{shown}: must be {allowed(field)}{reason}."
 
 
 def _reason(context: Mapping[str, Any]) -> str:

@@ -3,10 +3,10 @@
 from importlib.metadata import version
 
 from config.settings import Settings
+from runners.families.spec import MAX_STEPS
 from runners.model_folder import ModelFolder
 from tasks.capabilities import ModelCapabilities
 
-MAX_STEPS = 150
 MAX_IMAGES = 8
 
 

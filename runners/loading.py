@@ -1,7 +1,9 @@
 """Loads a model folder as a pipeline on its device, ready to be stepped."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import diffusers
 import torch
@@ -9,6 +11,7 @@ import transformers
 
 from config.settings import Settings
 from runners import acceleration
+from runners.clean_copy import clean_copy
 from runners.families import ModelFacts, UnusableModel, load_family
 from runners.families.family import Family
 from runners.loras import LoraManager
@@ -47,21 +50,14 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
     device = _device(settings.runner_device)
     dtype = _dtype(settings.runner_dtype, device, spec.gpu_dtype)
     _quiet()
+    pipe = _pipeline(folder, dtype, acceleration.load_options(spec.denoiser, settings))
     try:
-        pipe = getattr(diffusers, folder.class_name).from_pretrained(
-            folder.path,
-            local_files_only=True,
-            use_safetensors=True,
-            variant=folder.variant,
-            dtype=dtype,
-            **dict.fromkeys(spec.without),
-            **spec.load_options,
-            **acceleration.load_options(spec.denoiser, settings),
-        )
         pipe.to(device)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise UnusableModel(f"{folder.path} cannot be loaded: {error}") from error
     pipe.set_progress_bar_config(disable=True)
+    for sentence in folder.unusable_loras:
+        logger.error("a LoRA cannot be used: %s", sentence)
     adapters = LoraManager(pipe, folder.loras)
     try:
         family = load_family(pipe, facts)
@@ -75,6 +71,29 @@ def load(folder: ModelFolder, settings: Settings) -> Model:
         budget = _budget(device, facts)
     logger.info("loaded %s on %s as %s, room for %d pixels", folder.path, device, dtype, budget)
     return Model(folder, family, adapters, accelerated, budget)
+
+
+def _pipeline(folder: ModelFolder, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    """The pipeline, from a copy of the folder without anything that the libraries need not see."""
+    spec, copy = folder.facts.spec, None
+    try:
+        with clean_copy(folder) as copy:
+            return getattr(diffusers, folder.class_name).from_pretrained(
+                copy,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=dtype,
+                **dict.fromkeys(spec.without),
+                **spec.load_options,
+                **options,
+            )
+    except BaseException as error:
+        # The libraries raise whatever they like about a folder that is wrong; those written in Rust raise a
+        # PanicException, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        sentence = " ".join(str(error).split()).replace(str(copy), str(folder.path))
+        raise UnusableModel(f"{folder.path} cannot be loaded: {sentence[:500]}") from error
 
 
 def _quiet() -> None:

@@ -35,9 +35,13 @@ class LoraManager:
                     # peft warns when a model gets a second adapter. `activate` decides which adapters are active.
                     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
                     pipe.load_lora_weights(
-                        str(file.parent), weight_name=file.name, adapter_name=adapter, local_files_only=True
+                        str(file.parent),
+                        weight_name=file.name,
+                        adapter_name=adapter,
+                        local_files_only=True,
+                        use_safetensors=True,
                     )
-            except (ValueError, RuntimeError, KeyError, OSError, IndexError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - a LoRA that the libraries cannot read must not stop the model
                 logger.error("the LoRA %s cannot be used: %s", file, error)
                 continue
             if adapter not in {name for names in pipe.get_list_adapters().values() for name in names}:

@@ -20,6 +20,7 @@ from config.settings import Settings
 from runners.capabilities import describe, narrow
 from runners.engine import Engine
 from runners.families import UnusableModel
+from runners.guard import Guard
 from runners.loading import load
 from runners.metrics import CONTENT_TYPE_LATEST, RunnerMetrics
 from runners.model_folder import ModelFolder
@@ -27,7 +28,15 @@ from runners.warm_up import warm_up, warm_up_request
 from runners.wire import FrameStream, read_run
 from tasks.accept import accept
 from tasks.capabilities import ModelStatus, RunnerDescription, RunnerStatus, ServedModel
-from tasks.errors import InvalidRequest, NotUnderstood, RunnerLoading, SizeNotSupported, TaskError
+from tasks.errors import (
+    BROWSER_RULES,
+    InvalidRequest,
+    NotUnderstood,
+    RunnerLoading,
+    SizeNotSupported,
+    TaskError,
+    UnknownModel,
+)
 from tasks.runner_api import End, Frame, Input, RunRequest, encode
 from tasks.task import UNDERSTOOD_FIELDS, DrawingFields, GenerateRequest, ImageParams
 
@@ -138,6 +147,9 @@ def _check(request: RunRequest, model: ServedModel) -> None:
     """Check the request as the gateway does, because a runner does not trust its caller."""
     if unknown := sorted(set(request.requires) - UNDERSTOOD_FIELDS):
         raise NotUnderstood(f"The task requires a runner that understands {', '.join(unknown)}.", field="requires")
+    if request.model_name != model.model:
+        # The consumer has looked the name up already. An alias of this model may be the name of another one.
+        raise UnknownModel(f"This runner serves {model.model}.", field="model_name", allowed=[model.model])
     fields = request.model_dump(include=set(DrawingFields.model_fields) - {"max_runtime"})
     params = request.model_dump(include=set(ImageParams.model_fields) - {"drawn_at"})
     alias = {"model_name": request.alias} if request.alias in model.aliases else {}
@@ -174,12 +186,15 @@ def build_app(folder: ModelFolder, settings: Settings) -> FastAPI:
         yield
         await server.leave()
 
-    app = FastAPI(title=f"runner of {settings.model_name}", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title=f"runner of {settings.model_name}", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(Guard, hosts=settings.runner_allowed_hosts, secret=settings.runner_secret)
     app.state.leave = server.leave
 
     @app.exception_handler(TaskError)
     async def problem(request: Request, error: TaskError) -> JSONResponse:
-        return JSONResponse(error.problem(request.url.path), error.status, media_type="application/problem+json")
+        return JSONResponse(
+            error.problem(request.scope["path"]), error.status, BROWSER_RULES, media_type="application/problem+json"
+        )
 
     async def run(request: Request) -> Response:
         run_request, inputs = await read_run(request)

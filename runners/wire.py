@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from runners.batch import Job
-from tasks.errors import BodyTooLarge, InvalidRequest
-from tasks.runner_api import FRAMES, BrokenFrame, Decoder, Frame, Input, Request, RunRequest
+from tasks.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from tasks.runner_api import FRAMES, JSON, BrokenFrame, Decoder, Frame, Input, Request, RunRequest
 
 REQUEST_LIMIT = 4 * 1024**2
 """The largest RunRequest, in bytes. A task has at most 1 MiB, the upper limit of RECORD_LIMIT."""
@@ -20,11 +20,15 @@ INPUTS_LIMIT = 64 * 1024**2
 
 async def read_run(request: HttpRequest) -> tuple[RunRequest, dict[str, Input]]:
     """The request and the inputs that it names, by name. The body is the RunRequest as JSON. With the content type
-    FRAMES it is a stream of frames: the request and then each input.
+    FRAMES it is a stream of frames: the request and then each input. For neither of the two types does a browser send
+    the request of another site's page without asking first, which is why no other type is read.
 
-    Raises BodyTooLarge and InvalidRequest.
+    Raises UnsupportedMediaType, BodyTooLarge and InvalidRequest.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FRAMES:
+    types = [value.partition(";")[0].strip().lower() for value in request.headers.getlist("content-type")]
+    if types not in ([JSON], [FRAMES]):
+        raise UnsupportedMediaType(f"The body must be sent as {JSON} or {FRAMES}.")
+    if types == [JSON]:
         body = b"".join([piece async for piece in _limited(request, REQUEST_LIMIT)])
         return _matched(_parse(body), [])
     decoder, frames = Decoder(), list[Frame]()

@@ -14,11 +14,11 @@ from tasks.errors import (
     SizeNotSupported,
     TooManyImages,
     TooManySteps,
-    UnknownLane,
     UnknownLora,
-    UnknownModel,
     UnknownScheduler,
 )
+from tasks.names import EVERYTHING, Permission, find_lane, find_model
+from tasks.object_keys import input_folder
 from tasks.task import (
     GenerateRequest,
     ImageParams,
@@ -34,29 +34,6 @@ from tasks.task import (
 )
 
 
-def find_model(name: str, models: Mapping[str, ServedModel]) -> ServedModel:
-    """The model of this name or alias. Raises UnknownModel, which names every model and alias."""
-    if name in models:
-        return models[name]
-    for model in models.values():
-        if name in model.aliases:
-            return model
-    names = sorted({*models, *(alias for model in models.values() for alias in model.aliases)})
-    raise UnknownModel(
-        f"There is no model {name!r}. Models: {', '.join(names) or 'none yet'}.", field="model_name", allowed=names
-    )
-
-
-def find_lane(name: str | None, lanes: Sequence[str]) -> str:
-    """The full topic name of a lane, given its full or short name; None means the first lane. Raises UnknownLane."""
-    if name is None:
-        return lanes[0]
-    for lane in lanes:
-        if name in (lane, lane.rpartition(".")[2]):
-            return lane
-    raise UnknownLane(f"There is no lane {name!r}. Lanes: {', '.join(lanes)}.", field="topic", allowed=list(lanes))
-
-
 def accept(
     request: GenerateRequest,
     *,
@@ -64,14 +41,15 @@ def accept(
     models: Mapping[str, ServedModel],
     lanes: Sequence[str],
     created_at: float,
-    fingerprint: str | None = None,
+    permission: Permission = EVERYTHING,
 ) -> Task:
     """The task that this request asks for. The model's default fills every value that the request leaves open.
 
-    Raises UnknownModel, UnknownLane, or the TaskError for what the model cannot do; the error names the field.
+    Raises UnknownModel, UnknownLane, NotAllowedByKey, or the TaskError for what the model cannot do; the error names
+    the field.
     """
-    model = find_model(request.model_name, models)
-    lane = find_lane(request.topic, lanes)
+    model = find_model(request.model_name, models, permission)
+    lane = find_lane(request.topic, lanes, permission)
     unchanged = _unchanged_fields(request)
     requested_name = str(unchanged.get("alias") or request.model_name)
     offered = model.offered_as(requested_name)
@@ -93,7 +71,6 @@ def accept(
             "image_params": params,
             "topic": lane,
             "created_at": created_at,
-            "fingerprint": fingerprint or unchanged.get("fingerprint"),
             "cost": model.cost(*params.drawn_size, params.steps, params.num_images),
         }
     )
@@ -220,6 +197,7 @@ def _check_loras(request: GenerateRequest, model: ServedModel) -> None:
 
 
 def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
+    folder = input_folder(record.user_id)
     for index, reference in enumerate(record.inputs):
         if reference.name not in model.inputs:
             raise InvalidRequest(
@@ -227,3 +205,5 @@ def _check_inputs(record: TaskRecord, model: ServedModel) -> None:
                 field=f"inputs.{index}.name",
                 allowed=list(model.inputs),
             )
+        if not reference.key.startswith(folder):
+            raise InvalidRequest(f"The input {reference.name} is not the user's own.", field=f"inputs.{index}.key")

@@ -12,6 +12,11 @@ Retry = Literal["never", "later", "uncounted"]
 the attempt does not count as a try, because it says nothing about the task."""
 
 
+BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+"""Headers of every problem document, and of every other answer that has no stricter ones: it is what its type says, and
+no page may show it in a frame."""
+
+
 class TaskError(Exception):
     """The base of every error that a user may read."""
 
@@ -127,6 +132,11 @@ class IdempotencyKeyReused(TaskError, status=422):
     """This Idempotency-Key was already used with another body."""
 
 
+class UnknownHost(TaskError, status=421):
+    """The service is not reached under the host name that the request gives. Its setting ALLOWED_HOSTS says under which
+    it is."""
+
+
 class KeyInUrl(TaskError, status=400):
     """An API key was sent in the URL, where logs and histories keep it. Make a new one, withdraw this one, and send it
     as `Authorization: Bearer` or `X-API-Key`."""
@@ -146,6 +156,26 @@ class UserQueueFull(TaskError, status=429, retry="later"):
 
 class QueueFull(TaskError, status=429, retry="later"):
     """The queue holds as many tasks as the service accepts. Send the request again a little later."""
+
+
+class TooManyConnections(TaskError, status=429, retry="later"):
+    """This client already has as many requests open as one client may. Send the request again when one has ended."""
+
+
+class TooManyStreams(TaskError, status=429, retry="later"):
+    """This client already listens to as many event streams as one client may."""
+
+
+class TooManyWaits(TaskError, status=429, retry="later"):
+    """This client already has as many requests waiting for a task as one client may. Ask for the status instead."""
+
+
+class TooManyUnknownIds(TaskError, status=429, retry="later"):
+    """This client has asked for too many unknown task ids in this second."""
+
+
+class GatewayFull(TaskError, status=503, retry="later"):
+    """The gateway has as many requests open as it can hold. Send the request again a little later."""
 
 
 class NotFound(TaskError, status=404):
@@ -178,6 +208,11 @@ class AlreadyEnded(TaskError, status=409):
 
 class NoImage(TaskError, status=410):
     """The task ended without an image, so it will never have one."""
+
+
+class UntrustedOutcome(TaskError, status=410):
+    """What is recorded as the end of the task cannot come from the service, so nothing of it is served. Submit the task
+    again."""
 
 
 class RangeNotSatisfiable(TaskError, status=416):
@@ -215,6 +250,10 @@ class NotUnderstood(TaskError, status=422):
 
 class InputMissing(TaskError, status=410):
     """An input of the task is no longer in the store."""
+
+
+class CallerRefused(TaskError, status=403):
+    """A runner takes requests of its consumers alone."""
 
 
 class RunnerBusy(TaskError, status=429, retry="uncounted"):

@@ -167,7 +167,8 @@ class ImageStore(Protocol):
 
 
 class RunnerClient(Protocol):
-    """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost."""
+    """One runner, reached by HTTP, or its twin. Raises RunnerBusy, RunnerLoading, RunnerLost, and
+    RunnerUnavailable where the runner refuses this consumer."""
 
     @property
     def url(self) -> str:

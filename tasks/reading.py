@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from tasks.accept import accept, find_lane, unaccepted
+from tasks.accept import accept, unaccepted
 from tasks.capabilities import ServedModel
 from tasks.errors import NotUnderstood, TaskError
-from tasks.events import Event, parse_event
+from tasks.events import Event, Outcome, parse_event
 from tasks.log import Partition, Place, Record
+from tasks.names import find_lane
+from tasks.outcome_json import contradiction
 from tasks.preview import Preview
 from tasks.task import UNDERSTOOD_FIELDS, Task, TaskRecord
 
@@ -70,14 +72,21 @@ def read_record(record: Record, models: Mapping[str, ServedModel], lanes: Sequen
             case "task":
                 return _read_task(record, models, lanes)
             case "event":
-                event = parse_event(record.value)
-                return None if event is None else EventRead(event, record.place.partition, record.timestamp)
+                return _read_event(record)
             case "card":
                 return CardRead(ServedModel.model_validate_json(record.value))
             case "preview":
                 return PreviewRead(Preview.model_validate_json(record.value))
     except ValidationError as error:
         return Unreadable(record, _reason(error))
+
+
+def _read_event(record: Record) -> EventRead | Unreadable | None:
+    event = parse_event(record.value)
+    # A forged outcome must not end the task: its owner still works on it and will write the real one.
+    if isinstance(event, Outcome) and (reason := contradiction(event)):
+        return Unreadable(record, reason)
+    return None if event is None else EventRead(event, record.place.partition, record.timestamp)
 
 
 def _read_task(record: Record, models: Mapping[str, ServedModel], lanes: Sequence[str]) -> TaskRead:

@@ -16,9 +16,16 @@ from tasks.task import MAX_SEED, Count, DrawingFields, ImageFormat, ImageParams,
 
 FRAMES = "application/octet-stream"
 """The media type of a stream of frames, in both directions."""
+JSON = "application/json"
+"""The media type of a request without inputs."""
 MAX_HEADER = 64 * 1024
 MAX_PAYLOAD = 256 * 1024 * 1024
 _LENGTHS = struct.Struct(">II")
+
+
+def authorization(secret: str) -> str:
+    """The Authorization header of a consumer that shares this secret with the runner."""
+    return f"Bearer {secret}"
 
 
 class RunRequest(DrawingFields, ImageParams):

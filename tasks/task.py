@@ -11,7 +11,6 @@ import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import to_json
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 CONTENT_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -106,7 +105,7 @@ class RequestedParams(BaseModel):
 
 class InputReference(BaseModel):
     """An input of a task: a file from which the images start, for example an image or a mask. `key` is its name in the
-    store."""
+    store, in the folder of the task's user (`tasks.object_keys.input_folder`)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -145,7 +144,10 @@ class RecordFields(BaseModel):
     """What the gateway adds to a request when it writes the task to a lane."""
 
     alias: str | None = Field(default=None, description="The other name of the model by which the client asked for it.")
-    fingerprint: str | None = None
+    fingerprint: str | None = Field(default=None, description="What gateways of 0.1.0 compare, see tasks.fingerprint.")
+    request_sha256: str | None = Field(
+        default=None, description="SHA-256 of what the client sent, if it sent an Idempotency-Key."
+    )
     traceparent: str | None = None
     inputs: tuple[InputReference, ...] = Field(
         default=(), description="The files from which the images start. A record with inputs requires `inputs`."
@@ -233,28 +235,3 @@ def _shared_names(source: type[BaseModel], *bases: type[BaseModel]) -> tuple[str
 def seed_of(task_id: str) -> int:
     """The seed of a task that names none: a function of its id, so that every attempt makes the same image."""
     return int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4], "big")
-
-
-_FINGERPRINTED = (
-    "model_name",
-    "prompt",
-    "negative_prompt",
-    "image_params",
-    "loras",
-    "user_id",
-    "topic",
-    "start_within",
-    "max_runtime",
-    "previews",
-)
-"""The fields of version 0.1.0, in the order of its JSON."""
-
-
-def fingerprint(request: GenerateRequest) -> str:
-    """SHA-256 of the parsed request: equal for bodies that differ only in the order of keys or in spaces.
-
-    An Idempotency-Key may be used again with the same fingerprint only. During an upgrade gateways of two versions must
-    agree on it, so it is made of the fields of 0.1.0 in their order, then of the newer fields that the request sets.
-    """
-    newer = sorted((request.model_fields_set & set(GenerateRequest.model_fields)) - set(_FINGERPRINTED))
-    return hashlib.sha256(to_json({name: getattr(request, name) for name in (*_FINGERPRINTED, *newer)})).hexdigest()

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "aig_"
 _MAX_KEY = 200
+_SETTLING_SECONDS = 2.0
+"""No file system that is in use counts the time of a change in longer ticks."""
 _NO_HASH = hashlib.sha256(b"").hexdigest()
 Names = tuple[str, ...]
 
@@ -49,7 +52,12 @@ class BadKeys(ValueError):
 
 
 def new_key(user: str, lanes: Sequence[str] = (), models: Sequence[str] = ()) -> tuple[str, ApiKey]:
-    """A new key, which is kept nowhere, and its line for the file."""
+    """A new key, which is kept nowhere, and its line for the file. Raises BadKeys, and ValidationError for a user that
+    the file may not name."""
+    for name in (user, *lanes, *models):
+        # A line separator would end the line of the file, and a control character would act on a terminal.
+        if not name or not name.isprintable():
+            raise BadKeys(f"{name!r} is no name: a name has at least one character, and only printable ones.")
     key_id = secrets.token_hex(6)
     key = f"{PREFIX}{key_id}_{secrets.token_hex(32)}"
     return key, ApiKey(
@@ -81,13 +89,23 @@ def read_keys(text: str) -> dict[str, ApiKey]:
 
 
 class ApiKeyFile:
-    """The keys in force: those of the file, which is read again whenever it changes."""
+    """The keys in force: those of the file, which is read again whenever it changes. While the file cannot be used, the
+    keys that were read before stay in force."""
 
     def __init__(self, path: Path) -> None:
         """Read the file. Raises BadKeys if the file cannot be used."""
         self._path = path
-        self._seen = self._stamp()
-        self._keys = self._read()
+        self._settled: tuple[int, ...] | None = None
+        self._content: bytes | str = ""
+        self._look()
+        self._keys = self._parse()
+        self._broken = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether the file, as it is now, cannot be used."""
+        self._reread()
+        return self._broken
 
     def find(self, presented: str) -> ApiKey | None:
         """The key that was presented; None if it is unknown."""
@@ -100,28 +118,46 @@ class ApiKeyFile:
         return key if same else None
 
     def _reread(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._seen:
+        if not self._look():
             return
-        self._seen = stamp
         try:
-            self._keys = self._read()
+            self._keys = self._parse()
         except BadKeys as error:
+            self._broken = True
             logger.error("the keys from before stay in force: %s", error)
         else:
+            self._broken = False
             logger.info("API keys read again: %d", len(self._keys))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    def _look(self) -> bool:
+        """Read the file if it may have changed. True if its content has.
 
-    def _read(self) -> dict[str, ApiKey]:
+        Size and modification time do not show every change: whoever writes the file may set that time, and two writes
+        within one tick of the clock have the same. Nobody can set the time of the last change (ctime). It is trusted
+        once it is so old that a further change would show in it; until then the content is read and compared.
+        """
+        stamp: tuple[int, ...] | None = None
         try:
-            return read_keys(self._path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            status = self._path.stat()
+            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            if stamp == self._settled:
+                return False
+            if time.time() - status.st_ctime < _SETTLING_SECONDS:
+                stamp = None
+            content: bytes | str = self._path.read_bytes()
+        except OSError as error:
+            stamp, content = None, type(error).__name__
+        self._settled = stamp
+        before, self._content = self._content, content
+        return content != before
+
+    def _parse(self) -> dict[str, ApiKey]:
+        """The keys in the content that was read; a text says why there is none. Raises BadKeys."""
+        if isinstance(self._content, str):
+            raise BadKeys(f"API_KEYS_FILE={self._path} cannot be read: {self._content}")
+        try:
+            return read_keys(self._content.decode("utf-8"))
+        except UnicodeDecodeError as error:
             raise BadKeys(f"API_KEYS_FILE={self._path} cannot be read: {type(error).__name__}") from error
         except BadKeys as error:
             raise BadKeys(f"API_KEYS_FILE={self._path}, {error}") from error

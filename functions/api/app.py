@@ -14,10 +14,13 @@ from config.settings import Settings
 from functions.api import openapi
 from functions.api.api_keys import ApiKeyFile, BadKeys
 from functions.api.auth import Authenticator
+from functions.api.edge import Edge
 from functions.api.errors_page import add_errors_page
 from functions.api.face import FaceParts
 from functions.api.gateway import Gateway
 from functions.api.health import Health
+from functions.api.hosts import Hosts
+from functions.api.limits import ClientLimits, LimitRequests
 from functions.api.metrics import GatewayMetrics
 from functions.api.routes import NativeLinks, add_native_face
 from functions.status.status import Status
@@ -58,9 +61,10 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
     index = TaskIndex(task_log, View(settings.view_path, settings.lane_names), Queues(settings.lane_weights))
     status = Status(task_log, store, index, clock)
     submit = Submit(settings, task_log, index, status, TaskIds(store), clock)
-    gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url))
+    limits = ClientLimits(settings, clock.monotonic)
+    gateway = Gateway(settings, submit, status, NativeLinks(settings.public_url), limits)
     metrics = GatewayMetrics()
-    parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics)
+    parts = FaceParts(gateway, Authenticator(keys) if keys else None, metrics, limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,16 +81,23 @@ def build_gateway(settings: Settings, *, task_log: TaskLog, store: ImageStore, c
             await task_log.close()
             index.view.close()
 
-    app = FastAPIOffline(title=openapi.TITLE, lifespan=lifespan)
+    app = FastAPIOffline(title=openapi.TITLE, lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(LimitRequests, limits=limits, metrics=metrics)
     # First, because routes are tried in their order and these are the busy ones.
     add_native_face(app, parts)
-    Health(task_log, store, index, metrics).add_routes(app)
+    Health(task_log, store, index, metrics, keys).add_routes(app)
     for path, add_face in FACES.items():
-        face_app = FastAPI(openapi_url=None)
+        face_app = FastAPI(openapi_url=None, redirect_slashes=False)
         add_face(face_app, parts)
         app.mount(path, face_app)
+    if keys is not None:
+        metrics.watch_keys(lambda: keys.broken)
     openapi.install(app, keys=keys is not None)
     add_errors_page(app)
+    hosts = Hosts(settings)
+    if hosts.any and keys is None:
+        logger.warning("any Host is answered without a key: name the gateway's hosts in ALLOWED_HOSTS")
+    app.add_middleware(Edge, hosts=hosts, metrics=metrics)
     return GatewayApp(app, gateway)
 
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from functions.api.auth import Authenticator
 from functions.api.caller import ANYBODY, Caller
 from functions.api.gateway import Gateway
+from functions.api.limits import ClientLimits
 from functions.api.metrics import GatewayMetrics
 from functions.api.problems import Problem, problem_of, problem_of_framework
 from tasks.errors import TaskError, WorkerFailed
@@ -34,6 +35,7 @@ class FaceParts:
     gateway: Gateway
     authenticator: Authenticator | None
     metrics: GatewayMetrics
+    limits: ClientLimits
 
 
 class Face:
@@ -45,6 +47,7 @@ class Face:
         self._app = app
         self._authenticator = parts.authenticator
         self._metrics = parts.metrics
+        self._limits = parts.limits
         self._render = render
         self._prefix = prefix
         app.add_exception_handler(TaskError, self._task_error)
@@ -62,7 +65,7 @@ class Face:
             try:
                 # The key is checked here, so that no route can forget it.
                 caller = self._authenticator.caller(request) if self._authenticator else ANYBODY
-                answer = await call(request, caller)
+                answer = await call(request, self._limits.admit(caller, request.scope))
                 status = answer.status_code
                 return answer
             except Exception as error:

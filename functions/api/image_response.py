@@ -3,12 +3,18 @@
 import re
 
 from fastapi import Response
+from fastapi.responses import StreamingResponse
 
 from functions.api.gateway import Gateway
+from functions.api.image_pieces import image_pieces
 from tasks.errors import RangeNotSatisfiable
 from tasks.events import StoredImage
+from tasks.object_keys import media_type
 
 _RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+"""The headers of every picture. A browser that is led to its address takes it for what its type says and runs nothing
+in it, whatever the bytes are."""
 CACHING = "private, max-age=31536000, immutable"
 """An image never changes. Only its owner may see it, so shared caches must not keep it."""
 
@@ -17,27 +23,35 @@ async def image_response(
     gateway: Gateway,
     image: StoredImage,
     *,
+    head: bool = False,
     if_none_match: str = "",
     range_header: str = "",
     if_range: str = "",
 ) -> Response:
-    """The answer to a request for the image. Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage."""
+    """The answer to a request for the image; `head`: to a HEAD request, for which the store is not asked.
+
+    Raises RangeNotSatisfiable, StoreUnavailable, UnknownImage, UntrustedOutcome.
+    """
     etag = f'"{image.sha256}"'
     headers = {
-        "Content-Type": image.content_type,
+        "Content-Type": media_type(image.key),
         "ETag": etag,
         "Cache-Control": CACHING,
         "Accept-Ranges": "bytes",
-        "X-Content-Type-Options": "nosniff",
+        **INERT,
     }
     if if_none_match.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(",")):
         return Response(b"", 304, headers)
     byte_range = _range(range_header, image.size) if if_range in ("", etag) else None
-    body = await gateway.read_image(image, byte_range)
-    if byte_range is None:
-        return Response(body, 200, headers)
-    headers["Content-Range"] = f"bytes {byte_range[0]}-{byte_range[1]}/{image.size}"
-    return Response(body, 206, headers)
+    status, (first, last) = (200, (0, image.size - 1)) if byte_range is None else (206, byte_range)
+    headers["Content-Length"] = str(last - first + 1)
+    if byte_range is not None:
+        headers["Content-Range"] = f"bytes {first}-{last}/{image.size}"
+    if head:
+        return Response(b"", status, headers)
+    pieces = image_pieces(gateway, image, first, last)
+    await anext(pieces)  # before the answer begins, so that an error is an answer of its own
+    return StreamingResponse(pieces, status, headers)
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

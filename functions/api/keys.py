@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from functions.api.api_keys import new_key
+from functions.api.api_keys import BadKeys, new_key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,8 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key, line = new_key(options.user, options.lane, options.model)
     except ValidationError as error:
         parser.error(str(error.errors(include_url=False)[0]["msg"]))
+    except BadKeys as error:
+        parser.error(str(error))
     print(f"The key, shown only this once: {key}", file=sys.stderr)
-    print(line.model_dump_json(exclude_none=True))
+    # In ASCII, because a terminal or a file may have another encoding than the UTF-8 that the gateway reads.
+    print(line.model_dump_json(exclude_none=True, ensure_ascii=True))
 
 
 if __name__ == "__main__":

@@ -43,14 +43,19 @@ Errors = frozenset[type[TaskError]]
 
 _KEY_ERRORS: Errors = frozenset({e.KeyInUrl, e.Unauthorized})
 """What every route may answer while API keys are on."""
-_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed})
+_ROUTING_ERRORS: Errors = frozenset({e.NotFound, e.MethodNotAllowed, e.UnknownHost})
 """What the app answers if no route takes the request."""
-_LOOKUP_ERRORS: Errors = frozenset({e.UnknownTask, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp})
+_LIMIT_ERRORS: Errors = frozenset({e.TooManyConnections, e.GatewayFull})
+"""What every route may answer to a client that holds too many requests open."""
+_LOOKUP_ERRORS: Errors = frozenset(
+    {e.UnknownTask, e.TooManyUnknownIds, e.QueueUnavailable, e.StoreUnavailable, e.StartingUp, e.UntrustedOutcome}
+)
 _IMAGE_ERRORS: Errors = frozenset({e.UnknownImage, e.ImageNotReady, e.NoImage, e.RangeNotSatisfiable})
 _UNCOUNTED: Errors = frozenset(error for error in ERRORS.values() if error.retry == "uncounted")
 """No task ends with these: it is requeued."""
-_SUBMIT_ERRORS: Errors = frozenset(ERRORS.values()) - _KEY_ERRORS - _ROUTING_ERRORS - _UNCOUNTED - {
+_SUBMIT_ERRORS: Errors = frozenset(ERRORS.values()) - _KEY_ERRORS - _ROUTING_ERRORS - _LIMIT_ERRORS - _UNCOUNTED - {
     e.NotAllowedByKey, e.UnknownTask, e.AlreadyEnded, e.ImageNotReady, e.NoPreview, e.RangeNotSatisfiable,
+    e.TooManyStreams, e.TooManyUnknownIds,
 }  # fmt: skip
 """Every error but those of other routes: a request that waits for the image is answered with whatever its task ended
 with."""
@@ -70,7 +75,7 @@ class Operation:
 
     def describe(self, *, keys: bool) -> dict[str, Any]:
         """The operation object of the document."""
-        errors = self.errors | {e.WorkerFailed} | (self.errors_with_keys if keys else frozenset())
+        errors = self.errors | _LIMIT_ERRORS | {e.WorkerFailed} | (self.errors_with_keys if keys else frozenset())
         return {
             "summary": self.summary,
             **({"description": self.description} if self.description else {}),
@@ -186,7 +191,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "Where does my task stand?",
         parameters=[_TASK_ID, _PREFER],
         answers={"200": _json("Where it stands.", TaskStatus)},
-        errors=_LOOKUP_ERRORS,
+        errors=_LOOKUP_ERRORS | {e.TooManyWaits},
     ),
     ("get", "/get_image/{task_id}"): Operation(
         "The image",
@@ -231,7 +236,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         answers={
             "200": {"description": "The events.", "content": {"text/event-stream": {"itemSchema": _EVENT_SCHEMA}}}
         },
-        errors=_LOOKUP_ERRORS,
+        errors=_LOOKUP_ERRORS | {e.TooManyStreams},
     ),
     ("get", "/models"): Operation(
         "What each model can do now", answers={"200": _json("One entry for every name.", ModelList)}, errors=frozenset()

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.exceptions import HTTPException
 
-from tasks.errors import ERRORS, MethodNotAllowed, NotFound, TaskError
+from tasks.errors import BROWSER_RULES, ERRORS, MethodNotAllowed, NotFound, TaskError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -31,7 +31,7 @@ class Problem(BaseModel):
 
 def problem_of(error: TaskError, path: str) -> tuple[Problem, dict[str, str]]:
     """The problem document of this error at this path, and the headers that belong to it."""
-    headers = {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "no-store", **BROWSER_RULES}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if error.status == HTTPStatus.UNAUTHORIZED:
@@ -51,7 +51,10 @@ def problem_of_framework(error: HTTPException, path: str) -> tuple[Problem, dict
         case _:
             status = HTTPStatus(error.status_code)
             fields = {"type": "about:blank", "title": status.phrase, "status": status, "detail": error.detail}
-            problem, more = Problem.model_validate({**fields, "code": status.name.lower(), "instance": path}), {}
+            problem, more = (
+                Problem.model_validate({**fields, "code": status.name.lower(), "instance": path}),
+                BROWSER_RULES,
+            )
     return problem, headers | more
 
 

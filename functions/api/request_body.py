@@ -15,6 +15,10 @@ _DIGITS = 18
 """No length has more digits; Python refuses to read a number of some thousands."""
 
 
+class _NotStrictError(ValueError):
+    """The text is JSON to Python and not to the standard."""
+
+
 async def read_body(headers: Mapping[str, str], stream: AsyncIterator[bytes], limit: int) -> bytes:
     """The body's bytes, read no further than `limit`. Raises UnsupportedMediaType, BodyTooLarge, MalformedBody."""
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -63,8 +67,13 @@ def _parse_json(body: bytes) -> dict[str, Any]:
         raise MalformedBody("The body is not UTF-8.") from error
     except RecursionError as error:
         raise MalformedBody("The body is nested too deeply.") from error
-    except ValueError as error:
+    except _NotStrictError as error:
         raise MalformedBody(f"The body is not JSON: {error}.") from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise MalformedBody(f"The body is not JSON: {error.msg} at {at}.") from error
+    except ValueError as error:  # Python reads no number of more than some thousand digits
+        raise MalformedBody("The body has a number with too many digits.") from error
     if not isinstance(value, dict):
         raise MalformedBody("The body must be a JSON object.")
     return value
@@ -74,13 +83,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key, item in pairs:
         if key in value:
-            raise ValueError(f"the key {key!r} appears twice")
+            raise _NotStrictError(f"the key {key!r} appears twice")
         value[key] = item
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _NotStrictError(f"{name} is not a JSON number")
 
 
 def _invalid(error: ValidationError) -> MalformedBody | InvalidRequest:

@@ -1,5 +1,6 @@
 """The native face: the API's own routes, errors as problem documents."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
@@ -9,14 +10,15 @@ from pydantic import BaseModel
 from functions.api.caller import Caller
 from functions.api.disconnect import until_disconnect
 from functions.api.face import Face, FaceParts
-from functions.api.gateway import Gateway, image_of
+from functions.api.gateway import Gateway
 from functions.api.headers import joined, single, wait_seconds, wants_image
-from functions.api.image_response import image_response
+from functions.api.image_response import INERT, image_response
 from functions.api.problems import render_problem
 from functions.api.request_body import parse_body, read_body
-from functions.api.sse import HEARTBEAT_SECONDS, stream
+from functions.api.sse import HEARTBEAT_SECONDS, EventStreams
 from functions.status.document import TaskSnapshot
 from tasks.errors import InvalidRequest, RangeNotSatisfiable, from_code
+from tasks.events import StoredImage
 from tasks.task import CONTENT_TYPES, DEFAULT_FORMAT, GenerateRequest
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -64,6 +66,7 @@ class NativeRoutes:
         """Answers from this gateway."""
         self._gateway = gateway
         self._face = face
+        self._events = EventStreams(gateway.document)
         self._links = NativeLinks(gateway.settings.public_url)
 
     async def generate_image(self, request: Request, caller: Caller) -> Response:
@@ -89,7 +92,7 @@ class NativeRoutes:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         headers = self._location(waited) | {"Preference-Applied": f"wait={wait:g}"}
         if as_image and waited.state.ended:
-            return await self._image_answer(waited, headers)
+            return await self._image_answer(waited, caller, headers)
         return self._answer(waited, 200 if waited.state.ended else 202, headers)
 
     async def check_status(self, request: Request, caller: Caller) -> Response:
@@ -108,22 +111,26 @@ class NativeRoutes:
         # At most six digits: Python refuses to read a number of thousands of digits.
         if not index.isascii() or not index.isdecimal() or len(index) > 6:
             raise InvalidRequest("index must be a number from 0.", field="index")
-        image = await self._gateway.image(request.path_params["task_id"], caller, int(index))
-        try:
-            return await image_response(
-                self._gateway,
-                image,
-                if_none_match=joined(request.headers, "if-none-match"),
-                range_header=request.headers.get("range", ""),
-                if_range=request.headers.get("if-range", ""),
-            )
-        except RangeNotSatisfiable as error:
-            return self._face.error(request, error, {"Content-Range": f"bytes */{image.size}"})
+
+        async def answer(image: StoredImage) -> Response:
+            try:
+                return await image_response(
+                    self._gateway,
+                    image,
+                    head=request.method == "HEAD",
+                    if_none_match=joined(request.headers, "if-none-match"),
+                    range_header=request.headers.get("range", ""),
+                    if_range=request.headers.get("if-range", ""),
+                )
+            except RangeNotSatisfiable as error:
+                return self._face.error(request, error, {"Content-Range": f"bytes */{image.size}"})
+
+        return await self._gateway.image(request.path_params["task_id"], caller, int(index), answer)
 
     async def preview(self, request: Request, caller: Caller) -> Response:
         """The newest preview of a running task."""
         preview = await self._gateway.preview(request.path_params["task_id"], caller)
-        headers = {**_NO_STORE, "X-Content-Type-Options": "nosniff", "X-Preview-Step": str(preview.step)}
+        headers = {**_NO_STORE, **INERT, "X-Preview-Step": str(preview.step)}
         return Response(preview.image, 200, headers, preview.content_type)
 
     async def cancel_task(self, request: Request, caller: Caller) -> Response:
@@ -133,8 +140,13 @@ class NativeRoutes:
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """The task's changes as server-sent events."""
-        changes = await self._gateway.changes(request.path_params["task_id"], caller, HEARTBEAT_SECONDS)
-        content = stream(changes, self._gateway.document) if request.method == "GET" else ()
+        task_id = request.path_params["task_id"]
+        content: AsyncIterator[bytes] | tuple[()] = ()
+        if request.method == "HEAD":
+            await self._gateway.get(task_id, caller)
+        else:
+            changes = await self._gateway.changes(task_id, caller, HEARTBEAT_SECONDS)
+            content = self._events.stream(changes)
         return StreamingResponse(content, media_type="text/event-stream", headers=_NO_STORE)
 
     async def models(self, request: Request, caller: Caller) -> Response:
@@ -153,12 +165,13 @@ class NativeRoutes:
     def _answer(self, snapshot: TaskSnapshot, status: int, headers: dict[str, str] | None = None) -> Response:
         return _json(self._gateway.document(snapshot), status, {**_NO_STORE, **(headers or {})})
 
-    async def _image_answer(self, snapshot: TaskSnapshot, headers: dict[str, str]) -> Response:
+    async def _image_answer(self, snapshot: TaskSnapshot, caller: Caller, headers: dict[str, str]) -> Response:
         """The first image, or the error the task ended with."""
         if snapshot.outcome is not None and (error := snapshot.outcome.error) is not None:
             raise from_code(error.code, error.message)
-        answer = await image_response(self._gateway, image_of(snapshot))
-        answer.headers.update({**headers, "X-Task-Id": snapshot.task.task_id})
+        task_id = snapshot.task.task_id
+        answer = await self._gateway.image(task_id, caller, 0, lambda image: image_response(self._gateway, image))
+        answer.headers.update({**headers, "X-Task-Id": task_id})
         return answer
 
 

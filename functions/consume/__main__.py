@@ -23,7 +23,7 @@ async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then shut down in order: start no task, leave the group, give running attempts
     CONSUMER_GRACE seconds to end, release the rest. A second signal cuts the grace short."""
     store = S3Store(settings)
-    async with runner_session() as session:
+    async with runner_session(settings.runner_secret) as session:
         consumer = build_consumer(
             settings,
             task_log=KafkaLog(settings),

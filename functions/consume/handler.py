@@ -14,6 +14,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import TypeVar
 
 from functions.consume.attempt import Attempt
@@ -32,11 +33,13 @@ from tasks.errors import (
     StoreUnavailable,
     TaskError,
     UnknownImage,
+    UntrustedOutcome,
     WorkerFailed,
 )
 from tasks.events import EndStatus, Outcome, Released, StoredImage, TaskFailure, Timings
 from tasks.lease import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 from tasks.log import Partition, Record
+from tasks.object_keys import image_key
 from tasks.ports import Clock, ImageStore, TaskLog
 from tasks.preview import PREVIEW_BYTES, PREVIEW_SECONDS
 from tasks.retry import Fail, decide
@@ -104,9 +107,9 @@ class Handler:
             images = await self._store_images(attempt)
             attempt.timings = attempt.timings.model_copy(update={"storing": self._clock.monotonic() - began})
             return await self.finish(attempt.task, attempt.partition, attempt=attempt, images=images)
-        except Exception as error:
+        except Exception:
             logger.exception("internal error", extra={"task_id": attempt.task.task_id, "attempt": attempt.number})
-            return await self._failed(attempt, WorkerFailed(f"{type(error).__name__}: {error}"))
+            return await self._failed(attempt, WorkerFailed())
         finally:
             heartbeat.cancel()
 
@@ -119,7 +122,10 @@ class Handler:
         images: tuple[StoredImage, ...] = (),
         error: TaskError | None = None,
     ) -> Outcome:
-        """Write the task's outcome unless it already has one, and announce the one that is stored. Returns that one."""
+        """Write the task's outcome unless it already has one, and announce the one that is stored. Returns that one.
+
+        If something else lies in its place, the task fails: an outcome is written once, so the real one cannot be.
+        """
         outcome = Outcome(
             task_id=task.task_id,
             at=self._clock.now(),
@@ -127,11 +133,15 @@ class Handler:
             tries=attempt.tries if attempt else 0,
             task=task,
             images=images,
-            error=TaskFailure(code=error.code(), message=error.detail) if error else None,
+            error=_failure(error) if error else None,
             timings=attempt.timings if attempt else Timings(),
             acceleration=attempt.acceleration if attempt else {},
         )
-        stands: Outcome = await self._retry_until_available(lambda: self._store.put_outcome(outcome))
+        try:
+            stands: Outcome = await self._retry_until_available(lambda: self._store.put_outcome(outcome))
+        except UntrustedOutcome as forged:
+            logger.error("a forged outcome is in the store", extra={"task_id": task.task_id})
+            stands = outcome.model_copy(update={"status": "failed", "images": (), "error": _failure(forged)})
         if images and stands.images != images:
             await self._retry_until_available(lambda: self._store.delete_images([image.key for image in images]))
         await self.announce(stands, partition)
@@ -147,7 +157,8 @@ class Handler:
         logger.info("ended", extra=fields)
 
     async def stored_outcome(self, task_id: str) -> Outcome | None:
-        """The outcome in the store, or None. An earlier attempt may have written it without announcing it."""
+        """The outcome in the store, or None. An earlier attempt may have written it without announcing it. Raises
+        UntrustedOutcome."""
         return await self._retry_until_available(lambda: self._store.get_outcome(task_id))
 
     async def dead_letter(self, record: Record, reason: str) -> None:
@@ -268,6 +279,8 @@ class Handler:
 
     async def _failed(self, attempt: Attempt, error: TaskError) -> Outcome | Released:
         attempt.images.clear()
+        fields = {"task_id": attempt.task.task_id, "code": error.code(), "detail": error.detail}
+        logger.info("attempt failed", extra=fields | {"attempt": attempt.number})
         decision = decide(error, attempt.tries)
         if isinstance(decision, Fail):
             return await self.finish(attempt.task, attempt.partition, attempt=attempt, error=decision.error)
@@ -275,12 +288,11 @@ class Handler:
 
     async def _store_images(self, attempt: Attempt) -> tuple[StoredImage, ...]:
         unique = f"{attempt.number}-{secrets.token_hex(4)}"
-        folder = f"tasks/{attempt.task.task_id}"
-        suffix = attempt.task.image_params.format
+        task_id, suffix = attempt.task.task_id, attempt.task.image_params.format
 
         async def put(image: Image) -> StoredImage:
             data = image.payload
-            key = f"{folder}/{unique}-{image.index}.{suffix}"
+            key = image_key(task_id, f"{unique}-{image.index}", suffix)
             await self._retry_until_available(lambda: self._store.put_image(key, data, image.content_type))
             return StoredImage(
                 key=key,
@@ -315,3 +327,10 @@ class Handler:
                 return await call()
             except (StoreUnavailable, QueueUnavailable):
                 await self._clock.sleep(next(delays))
+
+
+def _failure(error: TaskError) -> TaskFailure:
+    """The error as the user reads it. The detail of an error of the service may quote an exception or name an address,
+    so that the user gets the sentence of the catalogue alone."""
+    quoted = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return TaskFailure(code=error.code(), message=error.detail if quoted else error.title())

@@ -5,13 +5,11 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 
-from pydantic import ValidationError
-
 from functions.consume.attempt import Attempt
-from tasks.events import parse_event
 from tasks.log import Partition, Record
 from tasks.ownership import next_action
 from tasks.ports import LogReader
+from tasks.reading import EventRead, read_record
 from tasks.state import TaskState, apply
 
 
@@ -42,12 +40,11 @@ async def _read(
 
 
 def _apply(record: Record, owner: str, orphans: dict[str, tuple[Attempt, TaskState]]) -> None:
-    try:
-        event = parse_event(record.value)
-    except ValidationError:
-        return  # The partition's owner writes it to the dead letters.
-    if event is None or event.task_id not in orphans:
+    reading = read_record(record, {}, ())
+    # A record that cannot be read is written to the dead letters by the partition's owner.
+    if not isinstance(reading, EventRead) or reading.event.task_id not in orphans:
         return
+    event = reading.event
     attempt, before = orphans[event.task_id]
     state = apply(before, event)
     orphans[event.task_id] = attempt, state

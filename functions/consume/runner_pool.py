@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tasks.capabilities import ServedModel
-from tasks.errors import QueueUnavailable, TaskError
+from tasks.errors import QueueUnavailable, RunnerUnavailable, TaskError
 from tasks.ports import Clock, RunnerClient, TaskLog
 
 logger = logging.getLogger(__name__)
@@ -19,11 +19,13 @@ _VOLATILE = {"instance", "running_pixels", "waiting", "seconds_per_megapixel_ste
 
 @dataclass(eq=False)
 class _Member:
-    """One runner. `models`: those that take tasks now, by name; empty while the runner does not answer."""
+    """One runner. `models`: those that take tasks now, by name; empty while the runner does not answer. `refusal`: why
+    it refused this consumer when it was last asked; empty if it did not."""
 
     runner: RunnerClient
     models: dict[str, ServedModel] = field(default_factory=dict)
     slots: set["Slot"] = field(default_factory=set)
+    refusal: str = ""
 
     def pixels(self, model: str | None = None) -> int:
         """The pixels of the slots that are taken for this model; None: for all models of the runner."""
@@ -96,11 +98,17 @@ class RunnerPool:
         await self._publish()
 
     async def _ask(self, member: _Member) -> None:
-        before, reason = member.models, "it is loading or shutting down"
+        before, reason, refusal = member.models, "it is loading or shutting down", ""
         try:
             member.models = (await member.runner.describe()).served()
         except TaskError as error:
             member.models, reason = {}, error.detail
+            if isinstance(error, RunnerUnavailable):
+                refusal = error.detail
+        # Once, not at every poll: only a change of a setting ends it.
+        if refusal and refusal != member.refusal:
+            logger.error("%s", refusal)
+        member.refusal = refusal
         if gone := before.keys() - member.models.keys():
             logger.warning("runner %s of %s is away: %s", member.runner.url, _names(gone), reason)
         if new := member.models.keys() - before.keys():

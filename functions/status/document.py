@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from adapters.view import TaskView
 from tasks.capabilities import ServedModel
 from tasks.events import Outcome
+from tasks.object_keys import media_type
 from tasks.queues import Queues
 from tasks.state import TaskState
 from tasks.task import TASK_ID, Size, Task
@@ -32,20 +33,23 @@ class TaskSnapshot:
 
     @classmethod
     def from_view(cls, row: TaskView | None) -> "TaskSnapshot | None":
-        """The snapshot that a row of the view holds; None if the view has no task of this id."""
-        if row is None:
+        """The snapshot that a row of the view holds; None if the view does not know whose task it is.
+
+        Anyone who can write to Kafka can write an event, or a record with an id that is used already. So an event does
+        not say whose task it is, and neither does a record that contradicts it: only the stored outcome does then.
+        """
+        if row is None or row.task is None:
             return None
-        if row.task is not None:
-            updated_at = max(row.updated_at, row.task.created_at)
-            return cls(row.task, row.state, row.outcome, row.partition, updated_at)
-        # The view has read events about the task but not its record, which is older than what the log still holds.
-        return None if row.outcome is None else cls.from_outcome(row.outcome, row.partition)
+        if row.outcome is not None and row.outcome.task.user_id != row.task.user_id:
+            return None
+        updated_at = max(row.updated_at, row.task.created_at)
+        return cls(row.task, row.state, row.outcome, row.partition, updated_at)
 
     @classmethod
-    def from_outcome(cls, outcome: Outcome, partition: int | None = None) -> "TaskSnapshot":
-        """The snapshot of an ended task, made of its outcome alone."""
+    def from_outcome(cls, outcome: Outcome) -> "TaskSnapshot":
+        """The snapshot of an ended task, made of its stored outcome alone."""
         state = TaskState(outcome.status, tries=outcome.tries)
-        return cls(outcome.task, state, outcome, partition, outcome.at)
+        return cls(outcome.task, state, outcome, None, outcome.at)
 
     @classmethod
     def from_task(cls, task: Task) -> "TaskSnapshot":
@@ -218,7 +222,7 @@ def _images(outcome: Outcome, links: Links) -> list[TaskImage]:
         TaskImage(
             url=links.image(outcome.task_id, index),
             index=index,
-            content_type=image.content_type,
+            content_type=media_type(image.key),
             width=image.width,
             height=image.height,
             size=image.size,

@@ -1,6 +1,6 @@
 """What each model can do now: the entries of `GET /models`."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from functions.status.task_index import TaskIndex
 from tasks.accept import nearest_size
 from tasks.capabilities import ServedModel
+from tasks.names import Permission, names_of, usable_models
 from tasks.task import Size
 
 
@@ -54,24 +55,24 @@ class ModelList(BaseModel):
 _FROM_MODEL = set(ModelEntry.model_fields) - {"model_name", "alias_of", "aliases", "drawn_at", "queued"}
 
 
-def list_models(index: TaskIndex, names: Collection[str]) -> ModelList:
-    """The entries of the models of these names and of their aliases."""
+def list_models(index: TaskIndex, permission: Permission) -> ModelList:
+    """An entry for every name that means one of the models that the permission allows."""
+    models = index.view.models()
     entries = []
-    for model in index.view.models().values():
-        if model.model not in names:
-            continue
+    for model in usable_models(models, permission).values():
         queued = len(index.queues.queue(model.model))
-        entries += [_entry(name, model, queued) for name in (model.model, *model.aliases)]
+        names = names_of(model, models)
+        entries += [_entry(name, model, names, queued) for name in names]
     return ModelList(models=sorted(entries, key=lambda entry: entry.model_name))
 
 
-def _entry(name: str, model: ServedModel, queued: int) -> ModelEntry:
+def _entry(name: str, model: ServedModel, names: Sequence[str], queued: int) -> ModelEntry:
     offered = model.offered_as(name)
     own = name == model.model
     return ModelEntry(
         model_name=name,
         alias_of=None if own else model.model,
-        aliases=model.aliases if own else (),
+        aliases=tuple(names[1:]) if own else (),
         drawn_at=nearest_size(offered.width, offered.height, model) if name in model.stand_ins else None,
         queued=queued,
         **offered.model_dump(include=_FROM_MODEL),

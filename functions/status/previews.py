@@ -31,7 +31,7 @@ class Previews:
         attempt, and after the end of the task.
         """
         task_id, before = preview.task_id, self._newest.get(preview.task_id)
-        if state.ended or preview.attempt < state.attempt:
+        if state.ended or not _may_show(preview, state):
             return False
         if before is not None and (preview.attempt, preview.step) <= (before.attempt, before.step):
             return False
@@ -42,7 +42,16 @@ class Previews:
         return True
 
     def update(self, task_id: str, state: TaskState) -> None:
-        """Drop the preview of a task that has moved to this state and no longer runs the attempt it shows."""
+        """Drop the preview of a task that has moved to this state and no longer runs the attempt it shows, or that
+        another owner runs than the preview says."""
         preview = self._newest.get(task_id)
-        if preview is not None and (state.status != "running" or preview.attempt < state.attempt):
+        if preview is not None and not (state.status == "running" and _may_show(preview, state)):
             del self._newest[task_id]
+
+
+def _may_show(preview: Preview, state: TaskState) -> bool:
+    """Whether the preview can be of the running attempt or of the next one. Anyone who can write to Kafka can write a
+    preview: one of an attempt far ahead would otherwise hide all later ones."""
+    if state.status != "running":
+        return preview.attempt == state.attempt + 1
+    return preview.owner == state.owner and preview.attempt in (state.attempt, state.attempt + 1)

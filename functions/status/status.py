@@ -3,9 +3,10 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from functions.status.document import TaskSnapshot
+from functions.status.looks import SharedLook, StoredOutcomes
 from functions.status.task_index import TaskIndex
 from tasks.errors import AlreadyEnded, UnknownTask
 from tasks.events import CancelRequested
@@ -25,13 +26,21 @@ class Status:
     store: ImageStore
     index: TaskIndex
     clock: Clock
+    _look_at_log: SharedLook = field(init=False)
+    _outcomes: StoredOutcomes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Callers of this object share their looks."""
+        object.__setattr__(self, "_look_at_log", SharedLook(self.index.caught_up))
+        object.__setattr__(self, "_outcomes", StoredOutcomes(self.store, self.clock))
 
     def find_in_view(self, task_id: str) -> TaskSnapshot | None:
-        """The task as the view has it; None if the view does not have it."""
-        return TaskSnapshot.from_view(self.index.view.get(task_id))
+        """The task as the view has it; None if the view does not have it, or if this is no id of a task."""
+        return self.index.snapshot(task_id) if _TASK_ID.fullmatch(task_id) else None
 
     async def find_in_view_or_store(self, task_id: str) -> TaskSnapshot | None:
-        """The task as the view has it, or else as its stored outcome describes it. Raises StoreUnavailable."""
+        """The task as the view has it, or else as its stored outcome describes it. Raises StoreUnavailable,
+        UntrustedOutcome."""
         snapshot = self.find_in_view(task_id)
         if snapshot is not None:
             return snapshot
@@ -41,15 +50,20 @@ class Status:
     async def get(self, task_id: str) -> TaskSnapshot:
         """The task, wherever it is known.
 
-        Raises UnknownTask only after the view has read everything that the log holds now and the store was asked;
-        QueueUnavailable, StartingUp or StoreUnavailable if that is not possible.
+        Raises UnknownTask only after the view has read everything that the log holds now and the store was asked, now
+        or a few seconds ago; QueueUnavailable, StartingUp or StoreUnavailable if that is not possible. Raises
+        UntrustedOutcome.
         """
         if not _TASK_ID.fullmatch(task_id):
             raise UnknownTask("A task id has 32 lower-case hex digits.")
         snapshot = self.find_in_view(task_id)
         if snapshot is None:
-            await self.index.caught_up()
-            snapshot = await self.find_in_view_or_store(task_id)
+            await self._look_at_log()
+            snapshot = self.find_in_view(task_id)
+        if snapshot is None:
+            outcome = await self._outcomes.get(task_id)
+            # The view may have read the task while the store was asked.
+            snapshot = TaskSnapshot.from_outcome(outcome) if outcome else self.find_in_view(task_id)
         if snapshot is None:
             raise UnknownTask
         return snapshot
@@ -76,7 +90,7 @@ class Status:
             previous: Preview | None = None
             while not self.index.closing:
                 snapshot = await self.get(task_id)
-                if snapshot != before:
+                if snapshot is not before and snapshot != before:
                     yield snapshot
                 if snapshot.state.ended:
                     return

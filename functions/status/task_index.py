@@ -4,17 +4,23 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from itertools import islice
 
 from adapters.view import EventChange, TaskChange, View
+from functions.status.document import TaskSnapshot
 from functions.status.previews import Previews
 from tasks.errors import StartingUp
 from tasks.log import Partition, Records
 from tasks.ports import LogReader
+from tasks.preview import Preview
 from tasks.queues import Queues
 from tasks.reading import PreviewRead
-from tasks.state import TaskState
 
 _CATCH_UP_SECONDS = 4.0
+_WAKES_AT_ONCE = 8
+_WAKE_PAUSE_SECONDS = 0.001
+"""Callers that are woken at once, and the pause until the next ones. Each sends an answer or an event, 50 us of work:
+a task with hundreds of listeners must leave most of the time to other requests."""
 
 
 class TaskIndex:
@@ -29,6 +35,9 @@ class TaskIndex:
         self._positions: dict[tuple[str, Partition], int] = {}
         self._moved = asyncio.Event()
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._to_wake: dict[asyncio.Event, None] = {}
+        self._snapshots: dict[str, TaskSnapshot | None] = {}
+        """Of watched tasks: all callers that watch one read it once after each change."""
         self.closing = False
         for row in view.unfinished():
             if row.task is not None and row.refusal is None:
@@ -65,6 +74,14 @@ class TaskIndex:
             return False
         return True
 
+    def snapshot(self, task_id: str) -> TaskSnapshot | None:
+        """The task as the view has it; None if the view does not have it."""
+        if task_id not in self._watchers:
+            return TaskSnapshot.from_view(self.view.get(task_id))
+        if task_id not in self._snapshots:
+            self._snapshots[task_id] = TaskSnapshot.from_view(self.view.get(task_id))
+        return self._snapshots[task_id]
+
     @contextmanager
     def watching(self, task_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever the task changes."""
@@ -75,8 +92,10 @@ class TaskIndex:
             yield changed
         finally:
             watchers.discard(changed)
+            self._to_wake.pop(changed, None)
             if not watchers:
                 self._watchers.pop(task_id, None)
+                self._snapshots.pop(task_id, None)
 
     def stop_waiting(self) -> None:
         """Answer every waiting caller now, with the task as it is: the gateway is about to end."""
@@ -91,7 +110,9 @@ class TaskIndex:
 
     def _apply(self, batch: Records) -> None:
         self._positions |= batch.starts
-        for change in self.view.apply(batch.records):
+        changes = self.view.apply(batch.records)
+        self._snapshots.clear()
+        for change in changes:
             match change:
                 case TaskChange(first=True, refusal=None):
                     self.queues.add(change.task, change.place.partition, change.state)
@@ -99,9 +120,7 @@ class TaskIndex:
                 case TaskChange():
                     self.queues.unexpect(change.task.task_id)
                 case PreviewRead(preview):
-                    row = self.view.get(preview.task_id)
-                    if self.previews.put(preview, row.state if row else TaskState()):
-                        self._wake(preview.task_id)
+                    self._apply_preview(preview)
                 case EventChange():
                     self.queues.move(change.event.task_id, change.after)
                     self.previews.update(change.event.task_id, change.after)
@@ -114,6 +133,25 @@ class TaskIndex:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def _apply_preview(self, preview: Preview) -> None:
+        row = self.view.get(preview.task_id)
+        asked_for = row is not None and row.task is not None and row.task.previews
+        if row is not None and asked_for and self.previews.put(preview, row.state):
+            self._wake(preview.task_id)
+
     def _wake(self, task_id: str) -> None:
-        for changed in self._watchers.get(task_id, ()):
+        watchers = tuple(self._watchers.get(task_id, ()))
+        for changed in watchers[:_WAKES_AT_ONCE]:
             changed.set()
+        # Only the watchers of a crowded task wait, and each other.
+        pausing = bool(self._to_wake)
+        self._to_wake.update(dict.fromkeys(watchers[_WAKES_AT_ONCE:]))
+        if self._to_wake and not pausing:
+            asyncio.get_running_loop().call_later(_WAKE_PAUSE_SECONDS, self._wake_some)
+
+    def _wake_some(self) -> None:
+        for changed in tuple(islice(self._to_wake, _WAKES_AT_ONCE)):
+            del self._to_wake[changed]
+            changed.set()
+        if self._to_wake:
+            asyncio.get_running_loop().call_later(_WAKE_PAUSE_SECONDS, self._wake_some)

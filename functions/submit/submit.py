@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.settings import Settings
@@ -14,9 +15,11 @@ from functions.submit.admission import Limits, refusal
 from functions.submit.task_ids import MAX_KEY, TaskIds
 from tasks.accept import accept
 from tasks.errors import IdempotencyKeyReused, InvalidRequest, TaskError
+from tasks.fingerprint import fingerprint, is_request_of, request_sha256
 from tasks.log import Place
+from tasks.names import EVERYTHING, Permission, find_lane
 from tasks.ports import Clock, TaskWriter
-from tasks.task import GenerateRequest, Task, fingerprint
+from tasks.task import GenerateRequest, Task
 
 logger = logging.getLogger(__name__)
 
@@ -37,36 +40,52 @@ class Submit:
     clock: Clock
 
     async def __call__(
-        self, request: GenerateRequest, idempotency_key: str | None = None, traceparent: str | None = None
+        self,
+        request: GenerateRequest,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        permission: Permission = EVERYTHING,
     ) -> TaskSnapshot:
         """The task as accepted and appended. With an Idempotency-Key that was used before, the earlier task as it is
         now. A `traceparent` that is not valid W3C Trace Context is left out.
 
-        Raises the TaskError that names what the model cannot do, InvalidRequest, IdempotencyKeyReused, UserQueueFull,
-        QueueFull, QueueUnavailable, StartingUp, and with a key StoreUnavailable.
+        Raises the TaskError that names what the model cannot do, NotAllowedByKey, InvalidRequest, IdempotencyKeyReused,
+        UserQueueFull, QueueFull, QueueUnavailable, StartingUp, and with an Idempotency-Key StoreUnavailable.
         """
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
             traceparent = None
         if idempotency_key is None:
-            return await self._append(request, uuid.uuid4().hex, None, traceparent)
+            return await self._append(request, uuid.uuid4().hex, permission, {"traceparent": traceparent})
         if not 1 <= len(idempotency_key) <= MAX_KEY or not idempotency_key.isprintable():
             raise InvalidRequest(
                 f"Idempotency-Key must have 1 to {MAX_KEY} printable characters.", field="Idempotency-Key"
             )
         task_id = await self.ids.of(request.user_id, idempotency_key)
         await self.index.caught_up()
-        mark = fingerprint(request)
         snapshot = await self.status.find_in_view_or_store(task_id)
         if snapshot is None:
-            appended = await self._append(request, task_id, mark, traceparent)
+            prints = self._prints(request, permission)
+            appended = await self._append(request, task_id, permission, {"traceparent": traceparent, **prints})
             # Another gateway may have appended the same id meanwhile: the first record of an id is the task.
             snapshot = await self.status.find_in_view_or_store(task_id) or appended
-        if snapshot.task.fingerprint != mark:
+        if not is_request_of(snapshot.task, request, self.settings.kafka_topic_prefix):
             raise IdempotencyKeyReused(field="Idempotency-Key")
         return snapshot
 
+    def _prints(self, request: GenerateRequest, permission: Permission) -> dict[str, str | None]:
+        """What a retry is compared with, by this version and by 0.1.0, whose gateways may run beside this one during an
+        upgrade. They fingerprint the full name of the lane if the key is limited to some lanes."""
+        written = request
+        if permission.lanes is not None:
+            lane = find_lane(request.topic, self.settings.lane_names, permission)
+            written = request.model_copy(update={"topic": lane})
+        return {
+            "fingerprint": fingerprint(written),
+            "request_sha256": request_sha256(request, self.settings.kafka_topic_prefix),
+        }
+
     async def _append(
-        self, request: GenerateRequest, task_id: str, mark: str | None, traceparent: str | None
+        self, request: GenerateRequest, task_id: str, permission: Permission, fields: Mapping[str, str | None]
     ) -> TaskSnapshot:
         if not self.index.started:
             # What each model can do is read from the log too.
@@ -77,10 +96,8 @@ class Submit:
             models=self.index.view.models(),
             lanes=self.settings.lane_names,
             created_at=self.clock.now(),
-            fingerprint=mark,
-        )
-        if traceparent is not None:
-            task = task.model_copy(update={"traceparent": traceparent})
+            permission=permission,
+        ).model_copy(update=fields)
         self._check_room(task)
         place = await self._append_expected(task)
         logger.info(

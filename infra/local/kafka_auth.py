@@ -9,7 +9,7 @@ from typing import Literal
 
 from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
-from config.settings import KAFKA_CONFIG_PREFIX
+from config.kafka_config import KAFKA_CONFIG_PREFIX
 from infra.local.private import write_private
 
 SETTING = "LOCAL_KAFKA_AUTH"

@@ -56,8 +56,11 @@ class Part:
         return sys.executable if self.command[0] == "python" else self.command[0]
 
     def environment(self, mark: str) -> dict[str, str]:
-        """The environment of its process. `mark` identifies the process and its descendants."""
-        return {**os.environ, **self.env, _MARK: mark}
+        """The environment of its process. `mark` identifies the process and its descendants. A secret that the part is
+        given is not read from the file that the caller's environment names for it."""
+        files = {f"{name}_FILE" for name in self.env}
+        inherited = {name: value for name, value in os.environ.items() if name not in files}
+        return {**inherited, **self.env, _MARK: mark}
 
 
 class PartFailed(Exception):

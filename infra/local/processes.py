@@ -1,6 +1,7 @@
 """The table of every process that `make run` starts."""
 
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,9 @@ def process_table(
     }
     shared = {**common, **s3.env, **kafka.env}
     stand_ins = ",".join(f"{name}={mini}" for name, mini in stand_ins_for(models).items())
-    runner_env = {**common, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"}
+    # A new one at every start: nothing else needs it, so it stands in no file. One that is set reaches the parts as is.
+    secret = {} if settings.runner_secret else {"RUNNER_SECRET": secrets.token_urlsafe(32)}
+    runner_env = {**common, **secret, "MODEL_STAND_INS": stand_ins, "RUNNER_GRACE": "2"}
     runners = [
         _runner(
             placement,
@@ -60,7 +63,7 @@ def process_table(
         )
         for n, placement in enumerate(placements)
     ]
-    consumer_env = {**shared, "CONSUMER_GRACE": "3"}
+    consumer_env = {**shared, **secret, "CONSUMER_GRACE": "3"}
     gateway_env = {**shared, "LISTEN_HOST": settings.listen_host, "GATEWAY_NOTICE": "0", "GATEWAY_GRACE": "2"}
     gateway = parts.gateway(home / "bentoml" / "gateway", port("GATEWAY_PORT"), gateway_env, after=("topics",))
     if not settings.api_keys_file:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runners.families.schedulers import SAMPLERS
+from runners.families.schedulers import PUBLISHED, SAMPLERS
 from runners.families.spec import Defaults, FamilySpec, ModelFacts, UnusableModel
 
 if TYPE_CHECKING:
@@ -16,12 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "Defaults", "FamilySpec", "ModelFacts", "UnusableModel", "load_family"]
 
+_IMAGE_READERS = ("transformers.CLIPImageProcessor", "transformers.CLIPFeatureExtractor")
+
 FAMILIES: dict[str, FamilySpec] = {
     "StableDiffusionPipeline": FamilySpec(
         name="stable_diffusion",
         code="runners.families.stable_diffusion:StableDiffusion",
         denoiser="unet",
         gpu_dtype="float16",  # the SD 1.x VAE and UNet are used in float16 everywhere
+        parts={
+            "scheduler": PUBLISHED,
+            "text_encoder": ("transformers.CLIPTextModel",),
+            "tokenizer": ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast"),
+            "unet": ("diffusers.UNet2DConditionModel",),
+            "vae": ("diffusers.AutoencoderKL",),
+            "feature_extractor": _IMAGE_READERS,
+            "image_encoder": ("transformers.CLIPVisionModelWithProjection",),
+            "safety_checker": ("stable_diffusion.StableDiffusionSafetyChecker",),
+        },
         steps=30,
         guidance_scale=7.5,
         max_prompt_length=2000,  # the text encoder reads 77 tokens, about 350 characters
@@ -45,6 +57,17 @@ FAMILIES: dict[str, FamilySpec] = {
         code="runners.families.flux:Flux",
         denoiser="transformer",
         gpu_dtype="bfloat16",  # FLUX was trained in bfloat16 and overflows float16
+        parts={
+            "scheduler": ("diffusers.FlowMatchEulerDiscreteScheduler",),
+            "text_encoder": ("transformers.CLIPTextModel",),
+            "text_encoder_2": ("transformers.T5EncoderModel",),
+            "tokenizer": ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast"),
+            "tokenizer_2": ("transformers.T5Tokenizer", "transformers.T5TokenizerFast"),
+            "transformer": ("diffusers.FluxTransformer2DModel",),
+            "vae": ("diffusers.AutoencoderKL",),
+            "feature_extractor": _IMAGE_READERS,
+            "image_encoder": ("transformers.CLIPVisionModelWithProjection",),
+        },
         steps=28,
         guidance_scale=3.5,
         max_prompt_length=3000,  # T5 reads 512 tokens, about 2,500 characters

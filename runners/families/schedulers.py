@@ -27,6 +27,17 @@ SAMPLERS = {
     "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", "DPM++ 2M Karras", {"use_karras_sigmas": True}),
     "unipc": Sampler("UniPCMultistepScheduler", "UniPC"),
 }
+PUBLISHED = tuple(
+    dict.fromkeys(
+        f"diffusers.{name}"
+        for name in (
+            *(sampler.class_name for sampler in SAMPLERS.values()),
+            *("DDPMScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+            *("DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "LCMScheduler", "TCDScheduler"),
+        )
+    )
+)
+"""The schedulers that the folder of a Stable Diffusion model may name as its own."""
 OWN = "default"
 """The name of a model's own scheduler when it is none of the above."""
 

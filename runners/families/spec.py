@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from runners.families import schedulers
 from tasks.capabilities import StandIn
 
+MAX_SIDE = 16384
+"""The largest side in pixels that a folder may ask for."""
+MAX_STEPS = 150
+"""The most steps of a task."""
 Matrix = tuple[tuple[float, float, float], ...]
 """One row (red, green, blue) per latent channel, and optionally one more row, the bias."""
 
@@ -22,14 +26,14 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int | None = None
-    height: int | None = None
-    min_side: int | None = Field(default=None, ge=1)
-    max_side: int | None = Field(default=None, ge=1)
-    steps: int | None = None
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
-    true_cfg_scale: float | None = None
+    width: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    height: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    min_side: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    max_side: int | None = Field(default=None, ge=1, le=2 * MAX_SIDE)
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
+    guidance_scale: float | None = Field(default=None, ge=0, le=100)
+    max_sequence_length: int | None = Field(default=None, ge=1, le=4096)
+    true_cfg_scale: float | None = Field(default=None, ge=0, le=100)
     latent_rgb: Matrix | None = None
 
 
@@ -47,6 +51,9 @@ class FamilySpec:
     denoiser: str
     gpu_dtype: str
     """The torch dtype on an accelerator; on a CPU every model runs in float32."""
+    parts: Mapping[str, tuple[str, ...]]
+    """The classes that each part of the pipeline may have, as "library.Class". A folder that names any other part or
+    class is refused, so that it cannot choose which code runs."""
     steps: int
     guidance_scale: float
     max_prompt_length: int
@@ -86,18 +93,22 @@ class FamilySpec:
         for key, sentence in self.refusals.items():
             if denoiser.get(key) is not None:
                 raise UnusableModel(sentence)
-        try:
-            scale = 2 ** (len(vae["block_out_channels"]) - 1)
-            channels = int(denoiser["in_channels"]) // self.patch**2
-            height, width = (self.size, self.size) if self.size else _native_size(denoiser["sample_size"], scale)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnusableModel(f"a config.json lacks a usable value: {error}.") from error
+        scale = _scale(vae)
+        channels = _whole(denoiser, "in_channels", self.patch**2, 2**16) // self.patch**2
+        height, width = (self.size, self.size) if self.size else _native_size(denoiser, scale)
         matrix = defaults.latent_rgb or self.latent_rgb
         if matrix is not None and len(matrix) not in (channels, channels + 1):
             raise UnusableModel(
                 f"latent_rgb has {len(matrix)} rows; it takes {channels}, or {channels + 1} with a bias."
             )
         width, height = defaults.width or width, defaults.height or height
+        min_side, max_side = defaults.min_side or 4 * scale * self.patch, defaults.max_side or 2 * max(width, height)
+        if not min_side <= min(width, height) <= max(width, height) <= max_side:
+            raise UnusableModel(
+                f"its size {width}x{height} is not between min_side {min_side} and max_side {max_side}."
+            )
+        if width % (scale * self.patch) or height % (scale * self.patch):
+            raise UnusableModel(f"its width {width} and height {height} must be multiples of {scale * self.patch}.")
         own = str(configs.get("scheduler", {}).get("_class_name", ""))
         return ModelFacts(
             spec=self,
@@ -105,8 +116,8 @@ class FamilySpec:
             width=width,
             height=height,
             size_multiple=scale * self.patch,
-            min_side=defaults.min_side or 4 * scale * self.patch,
-            max_side=defaults.max_side or 2 * max(width, height),
+            min_side=min_side,
+            max_side=max_side,
             max_pixels=self.max_default_images * width * height,
             steps=defaults.steps or self.steps,
             guidance_scale=self.guidance_scale if defaults.guidance_scale is None else defaults.guidance_scale,
@@ -150,7 +161,32 @@ class ModelFacts:
         )
 
 
-def _native_size(sample_size: Any, scale: int) -> tuple[int, int]:
+def _whole(config: Mapping[str, Any], key: str, least: int, most: int) -> int:
+    """The whole number `key` of a config.json. Raises UnusableModel."""
+    value = config.get(key)
+    if not _is_whole(value, least, most):
+        raise UnusableModel(f"a config.json lacks a usable value: {key} must be between {least} and {most}.")
+    return int(value)  # type: ignore[arg-type]
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _scale(vae: Mapping[str, Any]) -> int:
+    """Pixels along one side of a latent: each block of the VAE but the last halves the side."""
+    blocks = vae.get("block_out_channels")
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= 8:
+        raise UnusableModel("a config.json lacks a usable value: block_out_channels must list 1 to 8 blocks.")
+    return int(2 ** (len(blocks) - 1))
+
+
+def _native_size(denoiser: Mapping[str, Any], scale: int) -> tuple[int, int]:
     """(height, width) in pixels of a denoiser's `sample_size`, which is in latents: one number or two."""
-    height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
-    return int(height) * scale, int(width) * scale
+    size, most = denoiser.get("sample_size"), MAX_SIDE // scale
+    pair: list[Any] = size if isinstance(size, list) else [size, size]
+    if len(pair) != 2 or not all(_is_whole(side, 1, most) for side in pair):
+        raise UnusableModel(
+            f"a config.json lacks a usable value: sample_size must be 1 to {most}, or two such numbers."
+        )
+    return pair[0] * scale, pair[1] * scale

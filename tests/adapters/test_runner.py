@@ -1,11 +1,13 @@
 """What every RunnerClient promises, on the twin and over HTTP."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
 from adapters import runner_client
 from adapters.clock import SystemClock
@@ -13,11 +15,13 @@ from adapters.memory_runner import MemoryRunner
 from adapters.runner_client import HttpRunner, runner_session
 from infra.local.ports import free_ports
 from tasks.errors import (
+    CallerRefused,
     InvalidRequest,
     OutOfMemory,
     RunnerBusy,
     RunnerLoading,
     RunnerLost,
+    RunnerUnavailable,
     TaskError,
     UnknownLora,
 )
@@ -58,7 +62,9 @@ async def serve() -> AsyncIterator[Callable[..., object]]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            run: Callable[[web.Request], object], pages: Mapping[str, Callable[[web.Request], object]] | None = None
+            run: Callable[[web.Request], object],
+            pages: Mapping[str, Callable[[web.Request], object]] | None = None,
+            secret: SecretStr | None = None,
         ) -> HttpRunner:
             app = web.Application()
             app.router.add_post("/run", run)  # type: ignore[arg-type]
@@ -69,7 +75,7 @@ async def serve() -> AsyncIterator[Callable[..., object]]:
             stack.push_async_callback(server.cleanup)
             port = free_ports(1)[0]
             await web.TCPSite(server, "127.0.0.1", port).start()
-            session = await stack.enter_async_context(runner_session())
+            session = await stack.enter_async_context(runner_session(secret))
             return HttpRunner(f"http://127.0.0.1:{port}", session)
 
         yield start
@@ -283,6 +289,60 @@ async def test_a_refusal_of_the_runner_keeps_its_code(
 
     with pytest.raises(UnknownLora, match="no such"):
         await frames(await serve(refuse), request())  # type: ignore[misc]
+
+
+async def test_every_request_to_a_runner_carries_the_shared_secret(serve: Callable[..., object]) -> None:
+    sent: list[str | None] = []
+
+    async def run(http_request: web.Request) -> web.StreamResponse:
+        sent.append(http_request.headers.get("Authorization"))
+        return await _stream(http_request, ACCEPTED + encode(End()))
+
+    async def models(http_request: web.Request) -> web.Response:
+        sent.append(http_request.headers.get("Authorization"))
+        return web.Response(status=503)
+
+    for secret in (SecretStr("the-secret"), None):
+        runner: HttpRunner = await serve(run, {"/models": models}, secret)  # type: ignore[misc]
+        await frames(runner, request())
+        with pytest.raises(RunnerLoading):
+            await runner.describe()
+    assert sent == ["Bearer the-secret", "Bearer the-secret", None, None]
+
+
+@pytest.mark.parametrize("body", [json.dumps(CallerRefused("the secret differs").problem()), "<html>", "[]", '"no"'])
+async def test_a_runner_that_refuses_this_consumer_costs_a_task_nothing(
+    serve: Callable[..., object], body: str
+) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=403, body=body)
+
+    runner: HttpRunner = await serve(refuse, {"/models": refuse})  # type: ignore[misc]
+    reason = "the secret differs" if "differs" in body else "of its consumers alone"
+    with pytest.raises(RunnerUnavailable, match=f"{runner.url} refuses this consumer: .*{reason}"):
+        await frames(runner, request())
+    with pytest.raises(RunnerUnavailable, match=f"{runner.url} refuses this consumer: .*{reason}"):
+        await runner.describe()
+
+
+async def test_neither_a_task_nor_the_secret_follows_a_redirect(serve: Callable[..., object]) -> None:
+    followed: list[str] = []
+
+    async def elsewhere(http_request: web.Request) -> web.Response:
+        followed.append(http_request.path)
+        return web.Response()
+
+    other: HttpRunner = await serve(elsewhere, {"/models": elsewhere})  # type: ignore[misc]
+
+    async def redirect(http_request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": f"{other.url}{http_request.path}"})
+
+    runner: HttpRunner = await serve(redirect, {"/models": redirect}, SecretStr("the-secret"))  # type: ignore[misc]
+    with pytest.raises(RunnerLost, match="answered 307"):
+        await frames(runner, request())
+    with pytest.raises(RunnerLoading):
+        await runner.describe()
+    assert followed == []
 
 
 async def test_a_runner_that_cannot_be_reached_is_lost() -> None:

@@ -1,20 +1,23 @@
 """What every ImageStore promises, on the twin, on a real S3 server and on moto."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto.server import ThreadedMotoServer
 
 from adapters.memory_store import MemoryStore
-from adapters.s3_store import S3Store, create_bucket
-from config.settings import Settings
+from adapters.s3_store import S3Store, create_bucket, s3_client
+from config.settings import Settings, load_settings
 from infra.local.ports import free_ports
 from tasks.errors import RangeNotSatisfiable, StoreUnavailable, UnknownImage
 from tasks.events import Outcome
@@ -197,6 +200,57 @@ async def test_a_small_request_to_a_store_that_hangs_fails_within_one_timeout(mo
         store.close()
 
 
+_BROKEN_ANSWERS = {
+    "nothing": b"",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "half a status line": b"HTTP/1.",
+    "a body cut short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+    "a piece cut short": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf",
+    "no line after a piece": b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf",
+    "no length of a piece": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhalf",
+    "an error that is no XML": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\n\r\n<Error",
+    "a page of a proxy": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 9\r\n\r\n<p>Bad<p>",
+}
+
+
+@pytest.fixture
+def breaking() -> Iterator[Callable[[bytes], str]]:
+    """Starts a server that answers every request with these bytes and closes the connection. Returns its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve(answer: bytes) -> None:
+            with contextlib.suppress(OSError):  # at the end of the test the server is closed
+                while True:
+                    connection, _ = server.accept()
+                    with connection, contextlib.suppress(ConnectionError):
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        def start(answer: bytes) -> str:
+            threading.Thread(target=serve, args=(answer,), daemon=True).start()
+            return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        yield start
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("call", ["get_image", "get_outcome", "put_image", "put_once"])
+@pytest.mark.parametrize("answer", _BROKEN_ANSWERS.values(), ids=_BROKEN_ANSWERS)
+async def test_a_store_that_answers_in_pieces_or_nonsense_is_unavailable(
+    answer: bytes, call: str, breaking: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3Store(_settings(monkeypatch, breaking(answer)))
+    arguments: dict[str, tuple[Any, ...]] = {
+        "get_image": ("tasks/a/0.png",),
+        "get_outcome": (IDS[0],),
+        "put_image": ("tasks/a/0.png", b"image", "image/png"),
+        "put_once": ("system/a", b"secret"),
+    }
+    with pytest.raises(StoreUnavailable):
+        await getattr(store, call)(*arguments[call])
+    store.close()
+
+
 async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest.MonkeyPatch, moto: str) -> None:
     settings = _settings(monkeypatch, moto)
     create_bucket(settings)
@@ -209,4 +263,113 @@ async def test_a_store_that_ignores_if_none_match_is_refused(monkeypatch: pytest
     )
     with pytest.raises(SystemExit, match="If-None-Match"):
         await store.check()
+    store.close()
+
+
+def test_the_store_uses_the_credentials_of_the_settings_or_those_that_aws_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that an earlier test has found
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of the environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not in a file")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    (tmp_path / "secret").write_text("in a file\n")
+    in_file = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY_FILE": str(tmp_path / "secret")}
+    for environ, keys in (
+        (in_file, ("id", "in a file", None)),
+        (in_file | {"AWS_SESSION_TOKEN": "token"}, ("id", "in a file", "token")),
+        ({}, ("of the environment", "not in a file", None)),
+        ({"AWS_ACCESS_KEY_ID": "id"}, ("of the environment", "not in a file", None)),
+    ):
+        used = s3_client(load_settings(environ))._request_signer._credentials
+        assert (used.access_key, used.secret_key, used.token) == keys
+
+
+ODD_KEYS = {
+    "empty": "",
+    "dots": "tasks/a/../../system/id_secret",
+    "dots alone": "..",
+    "dots at the end": "tasks/a/..",
+    "a dot": "tasks/./a",
+    "absolute": "/tasks/a/1.png",
+    "two slashes": "tasks//a",
+    "a slash at the end": "tasks/a/",
+    "percent-encoded": "tasks/a/%2e%2e/x",
+    "a NUL": "tasks/a/\x00",
+    "a line break": "tasks/a/1.png\n",
+    "unicode": "tasks/a/\u202e.png",
+    "a lone surrogate": "tasks/a/\ud800",
+    "longer than S3 takes": "tasks/" + "a" * 5000,
+    "as long as S3 takes": "tasks/" + "a" * 1018,
+    "a backslash": "tasks\\a",
+    "a question mark": "tasks/a?versionId=1",
+}
+
+
+@pytest.mark.parametrize("what", ODD_KEYS)
+async def test_an_object_of_an_odd_name_is_unknown_and_is_no_outage(
+    store: ImageStore, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UnknownImage):
+        await store.get_image(ODD_KEYS[what])
+    await asyncio.gather(*(store.put_image(f"k{n}", b"x", "image/png") for n in range(20)))
+    assert "unavailable" not in caplog.text
+
+
+REFUSALS = [
+    ("AccessDenied", 403), ("InvalidArgument", 400), ("InvalidObjectState", 403), ("InternalError", 500),
+    ("403", 403), ("400", 400), ("500", 500), ("KeyTooLongError", 400), ("InvalidURI", 400), ("", 418),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "status"), REFUSALS)
+async def test_an_error_about_one_object_is_no_outage_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, moto: str, caplog: pytest.LogCaptureFixture, code: str, status: int
+) -> None:
+    settings = _settings(monkeypatch, moto)
+    create_bucket(settings)
+    store = S3Store(settings)
+    get, begun, answer = store._client.get_object, threading.Event(), threading.Event()
+
+    def get_object(**fields: Any) -> Any:
+        if fields["Key"] != "tasks/bad/1.png":
+            return get(**fields)
+        begun.set()
+        answer.wait(30)
+        error = {
+            "Error": {"Code": code, "Message": "at http://u:p@s3/b"},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+        raise ClientError(error, "GetObject")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._client, "get_object", get_object)
+    await store.put_image("tasks/good/1.png", b"x", "image/png")
+    for _ in range(3):
+        begun.clear()
+        answer.clear()
+        refused = asyncio.ensure_future(store.get_image("tasks/bad/1.png"))
+        await asyncio.to_thread(begun.wait, 30)
+        assert await store.get_image("tasks/good/1.png") == b"x"
+        answer.set()
+        with pytest.raises((StoreUnavailable, UnknownImage)) as error:
+            await refused
+        assert error.value.detail == type(error.value).title()
+        gets = [store.get_image("tasks/good/1.png") for _ in range(20)]
+        assert await asyncio.gather(*gets) == [b"x"] * 20
+    assert "S3 is unavailable" not in caplog.text
+    store.close()
+
+
+async def test_a_store_that_is_away_is_described_in_the_log_and_not_to_clients(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = _settings(monkeypatch, f"http://127.0.0.1:{free_ports(1)[0]}")
+    store = S3Store(settings)
+    for call in (store.get_image("tasks/a/1.png"), store.put_outcome(outcome(IDS[0])), store.check_reachable()):
+        with pytest.raises(StoreUnavailable) as error:
+            await call
+        assert error.value.detail == StoreUnavailable.title()
+    assert settings.aws_endpoint_url_s3
+    assert settings.aws_endpoint_url_s3 in caplog.text
+    assert settings.s3_bucket in caplog.text
     store.close()

@@ -1,5 +1,6 @@
 """The view: it depends on the records alone, not on their batches or repeats, and no task ever goes back."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from adapters.view import EventChange, TaskChange, TaskView, View
 from config.settings import Settings
 from tasks.events import CancelRequested, Event, Outcome, Progress, Released, Started
 from tasks.log import Place, Record
+from tasks.names import find_model
 from tasks.reading import CardRead, Unreadable
 from tasks.task import Task, TaskRecord
 from tests.support.world import card
@@ -261,3 +263,33 @@ def test_a_task_has_every_value_that_the_request_left_open(view: View) -> None:
     kept = view.get(IDS[0])
     assert kept is not None and isinstance(kept.task, Task)
     assert kept.task.image_params.steps == card().steps and kept.task.cost > 0
+
+
+def on_models(model: str, *aliases: str) -> Record:
+    """A record of the models topic."""
+    value = card(model, aliases=aliases).model_dump_json().encode()
+    return Record("card", Place("models", 0, 0), 1.0, model, value)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations("abc")])
+def test_a_name_of_two_models_means_the_same_in_any_order_and_is_logged_once(
+    order: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cards = {"a": on_models("a", "x", "c"), "b": on_models("b", "x", "x"), "c": on_models("c", "y")}
+    view = View(tmp_path / "view.db", LANES)
+    view.apply([cards[model] for model in order])
+    view.apply([cards[model] for model in order])
+    for name, model in {"x": "a", "c": "c", "y": "c", "a": "a"}.items():
+        assert find_model(name, view.models()).model == model
+    sentences = {
+        "the name 'c' means the model c, although it is an alias of a too",
+        "the name 'x' means the model a, although it is an alias of b too",
+    }
+    assert {record.getMessage() for record in caplog.records} >= sentences
+    view.close()
+    caplog.clear()
+    view = View(tmp_path / "view.db", LANES)
+    assert sorted(record.getMessage() for record in caplog.records) == sorted(sentences)
+    view.apply([on_models("a"), on_models("b", "x")])
+    assert find_model("x", view.models()).model == "b"
+    assert len(caplog.records) == 2

@@ -77,3 +77,71 @@ def test_a_log_folder_of_a_dash_means_standard_output_only(root: logging.Logger,
     configure_logging(Settings(log_dir=Path("-")), "api")
     assert [type(handler) for handler in root.handlers] == [logging.StreamHandler]
     assert list(tmp_path.iterdir()) == []
+
+
+BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+CONTROLS = ["\x00", "\x08", "\x1b[31m", "\x1b]0;title\x07", "\x7f", "\x9b31m", "\u202e", "\ufeff", "\ud800"]
+FORGED = "2026-01-01T00:00:00.000Z INFO forged"
+
+
+@pytest.mark.parametrize("break_", [*BREAKS, *CONTROLS])
+@pytest.mark.parametrize("place", ["argument", "message", "extra", "logger"])
+def test_no_text_ends_a_line_of_a_text_log_or_acts_on_a_terminal(break_: str, place: str):
+    text = f"a.png{break_}{FORGED}"
+    record = {"msg": "cannot read %s", "args": (Path(text) if "\x00" not in text else text,), "levelname": "ERROR"}
+    record |= {
+        "argument": {},
+        "message": {"msg": text, "args": ()},
+        "extra": {"reason": text},
+        "logger": {"name": text, "args": (text,)},
+    }[place]
+    line = TextFormatter().format(logging.makeLogRecord(record))
+    assert line.isprintable()
+    assert len(line.splitlines()) == 1
+    assert line.encode()
+    assert "a.png" in line and "INFO forged" in line
+
+
+def test_text_that_can_be_printed_is_logged_as_it_is():
+    text = r"ein Bild \n 'größer' 日本 C:\x1b"
+    record = logging.makeLogRecord({**RECORD, "msg": "%s", "args": (text,)})
+    assert TextFormatter().format(record).endswith(f"INFO {text}")
+
+
+@pytest.mark.parametrize("break_", [*BREAKS, *CONTROLS])
+@pytest.mark.parametrize("chained", [False, True])
+def test_no_text_of_an_exception_looks_like_a_line_of_the_log(break_: str, chained: bool):
+    try:
+        try:
+            raise ValueError(f"a.png{break_}{FORGED}")
+        except ValueError as error:
+            if chained:
+                raise KeyError(f"b.png{break_}{FORGED}") from error
+            raise
+    except (ValueError, KeyError) as error:
+        error.add_note(f"a note{break_}{FORGED}")
+        record = logging.makeLogRecord({**RECORD, "exc_info": sys.exc_info(), "stack_info": f"Stack:{break_}{FORGED}"})
+    first, *more = TextFormatter().format(record).split("\n")
+    assert first == "1970-01-01T00:00:00.500Z INFO task a1 started"
+    assert more
+    assert all(line.startswith("    ") and line.isprintable() for line in more)
+    assert sum("INFO forged" in line for line in more) >= 3
+    assert any("test_no_text_of_an_exception" in line for line in more), "where it was raised is still said"
+
+
+def test_a_handler_before_cannot_leave_its_own_text_of_the_exception():
+    record = logging.makeLogRecord({**RECORD, "exc_text": f"made elsewhere\n{FORGED}"})
+    lines = TextFormatter().format(record).split("\n")
+    assert all(line.startswith("    ") for line in lines[1:])
+    try:
+        raise ValueError(f"a.png\n{FORGED}")
+    except ValueError:
+        record = logging.makeLogRecord({**RECORD, "exc_info": sys.exc_info()})
+    once, again = TextFormatter().format(record), TextFormatter().format(record)
+    assert once == again
+
+
+def test_a_lone_surrogate_does_not_stop_a_json_line():
+    record = logging.makeLogRecord({**RECORD, "args": ("\ud800",), "path": "\udcff\u2028"})
+    line = JsonFormatter().format(record)
+    assert line.isprintable() and line.isascii()

@@ -18,7 +18,8 @@ def models() -> Path:
 @pytest.fixture(scope="session")
 def stack(kafka: Any, s3: Any, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The parts of the service with their own namespace on the real broker and the real store."""
-    stack = Stack(kafka.bootstrap, s3.env, models, tmp_path_factory.mktemp("stack"))
+    secret = {"RUNNER_SECRET": "shared-by-the-parts-of-this-stack"}
+    stack = Stack(kafka.bootstrap, s3.env, models, tmp_path_factory.mktemp("stack"), settings=secret)
     stack.provision()
     with stack.running():
         yield stack

@@ -50,7 +50,12 @@ def pushed(stack: Stack, sd_runner: Process, tmp_path_factory: pytest.TempPathFa
     sd_runner.wait_until_ready()
     folder = tmp_path_factory.mktemp("pushed")
     pushed = Stack(stack.bootstrap, stack.s3_env, stack.models, folder)
-    pushed.settings = {"RUNNER_URLS": sd_runner.url, "LOG_DIR": "-", "CONSUMER_PORT": str(free_ports(1)[0])}
+    pushed.settings = {
+        **stack.settings,
+        "RUNNER_URLS": sd_runner.url,
+        "LOG_DIR": "-",
+        "CONSUMER_PORT": str(free_ports(1)[0]),
+    }
     pushed.provision()
     with pushed.running():
         yield pushed

@@ -83,3 +83,12 @@ def test_a_signal_reaches_every_process_of_a_part(tmp_path: Path):
     began = time.monotonic()
     part.kill()
     assert time.monotonic() - began < 10
+
+
+def test_the_secret_of_a_part_is_not_read_from_a_file_of_the_callers_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", "/of/the/caller")
+    monkeypatch.setenv("AWS_SESSION_TOKEN_FILE", "/of/the/caller")
+    given = Part("p", ("python",), {"AWS_SECRET_ACCESS_KEY": "of the part"}).environment("mark")
+    assert given["AWS_SECRET_ACCESS_KEY"] == "of the part"
+    assert "AWS_SECRET_ACCESS_KEY_FILE" not in given
+    assert given["AWS_SESSION_TOKEN_FILE"] == "/of/the/caller"

@@ -120,6 +120,17 @@ def test_a_stand_in_draws_small_and_delivers_the_size_asked_for(runner: str) -> 
 
 
 @pytest.mark.parametrize(
+    "more", [{"model_name": "flux-mini"}, {"model_name": "stable-diffusion-v1-5"}, stand_in(model_name="flux-mini")]
+)
+def test_a_runner_refuses_a_task_of_a_model_that_it_only_has_as_an_alias(runner: str, more: dict[str, Any]) -> None:
+    answer = httpx.post(f"{runner}/run", json=body(**more))
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
+    assert answer.json()["allowed"] == ["sd-mini"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"drawn_at": None},
@@ -324,7 +335,7 @@ def test_a_runner_that_still_loads_says_so(cache: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ModelServer, "start", lambda self, failed: None)
     settings = Settings(model_name="sd-mini", model_cache_dir=cache)  # type: ignore[call-arg]
-    with TestClient(build_app(inspect(cache, "sd-mini"), settings)) as client:
+    with TestClient(build_app(inspect(cache, "sd-mini"), settings), base_url="http://127.0.0.1") as client:
         for answer in (client.post("/run", json=body()), client.get("/card"), client.get("/readyz")):
             assert (answer.status_code, answer.json()["code"]) == (503, "runner_loading")
         assert client.get("/livez").status_code == 200

@@ -28,7 +28,7 @@ from runners.families.sample import Conditioning, Sample, predict
 from runners.loading import Model, load
 from runners.model_folder import ModelFolder, inspect
 from runners.server import build_app
-from tasks.runner_api import FRAMES, Decoder, End, Frame, Image, Input, Preview, Request, RunRequest, encode
+from tasks.runner_api import FRAMES, JSON, Decoder, End, Frame, Image, Input, Preview, Request, RunRequest, encode
 
 CHANNELS, SCALE, WORDS = 4, 2, 8
 
@@ -81,6 +81,11 @@ TOY = FamilySpec(
     code="tests.runners.test_toy_family:Toy",
     denoiser="painter",
     gpu_dtype="bfloat16",
+    parts={
+        "painter": ("diffusers.UNet2DConditionModel",),
+        "scheduler": ("diffusers.DDIMScheduler",),
+        "vae": ("diffusers.AutoencoderKL",),
+    },
     steps=3,
     guidance_scale=1.0,
     max_prompt_length=50,
@@ -219,7 +224,7 @@ def client(folder: ModelFolder) -> Iterator[httpx.Client]:
 
     from tests.runners.test_server import until
 
-    with TestClient(build_app(folder, settings(runner_grace=1))) as client:
+    with TestClient(build_app(folder, settings(runner_grace=1)), base_url="http://127.0.0.1") as client:
         until(lambda: client.get("/readyz").status_code == 200, 60)
         yield client
 
@@ -229,6 +234,10 @@ def run(client: httpx.Client, run_request: RunRequest, *files: Frame) -> httpx.R
     return client.post("/run", content=body, headers={"Content-Type": FRAMES})
 
 
+def run_plain(client: httpx.Client, run_request: RunRequest) -> httpx.Response:
+    return client.post("/run", content=run_request.model_dump_json(), headers={"Content-Type": JSON})
+
+
 def start(byte: int, name: str = "start") -> Input:
     return Input(name=name, content_type="image/png", payload=bytes([byte]))
 
@@ -236,16 +245,16 @@ def start(byte: int, name: str = "start") -> Input:
 def test_its_runner_draws_from_the_input_that_the_caller_sends(client: httpx.Client) -> None:
     drawn_from = request(inputs=["start"])
     answers = [list(Decoder().feed(run(client, drawn_from, start(byte)).content)) for byte in (0, 200)]
-    plain = list(Decoder().feed(client.post("/run", content=request().model_dump_json()).content))
+    plain = list(Decoder().feed(run_plain(client, request()).content))
     assert (pixels(answers[0]) == pixels(plain)).all()
     assert (pixels(answers[1]) != pixels(plain)).any()
 
 
 def test_its_runner_refuses_what_it_cannot_do(client: httpx.Client) -> None:
     refused = {
-        "size_not_supported": client.post("/run", content=request(width=33).model_dump_json()),
-        "negative_prompt_not_supported": client.post("/run", content=request(negative_prompt="x").model_dump_json()),
-        "prompt_too_long": client.post("/run", content=request(prompt="x" * 51).model_dump_json()),
+        "size_not_supported": run_plain(client, request(width=33)),
+        "negative_prompt_not_supported": run_plain(client, request(negative_prompt="x")),
+        "prompt_too_long": run_plain(client, request(prompt="x" * 51)),
     }
     assert {code: (answer.status_code, answer.json()["code"]) for code, answer in refused.items()} == {
         code: (422, code) for code in refused

@@ -45,7 +45,7 @@ class GatewayWorld:
         gateway = build_gateway(self.settings, task_log=MemoryLog(self.broker), store=self.store, clock=self.clock)
         await self._stack.enter_async_context(gateway.app.router.lifespan_context(gateway.app))
         transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
-        client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
         await self._stack.enter_async_context(client)
         await settle()
         return client, gateway

@@ -7,6 +7,7 @@ from tasks.retry import BACKOFF_SECONDS, MAX_TRIES, UNCOUNTED_DELAY_SECONDS, Fai
 
 UNCOUNTED = {"runner_busy", "runner_loading", "runner_unavailable", "taken_over"}
 LATER = {
+    "gateway_full",
     "generation_failed",
     "out_of_memory",
     "queue_full",
@@ -14,6 +15,10 @@ LATER = {
     "runner_lost",
     "starting_up",
     "store_unavailable",
+    "too_many_connections",
+    "too_many_streams",
+    "too_many_unknown_ids",
+    "too_many_waits",
     "user_queue_full",
     "worker_failed",
 }

@@ -6,7 +6,7 @@ import signal
 import sys
 
 NAMES = ("latency", "gap", "throughput", "backlog", "engine")
-MORE = ("recovery",)
+MORE = ("recovery", "crowd")
 
 
 def main() -> None:

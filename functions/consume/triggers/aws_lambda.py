@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from config.logging import configure_logging
 from config.settings import load_settings
 from functions.consume.triggers.push import MARGIN_SECONDS, OutOfTime, PushConsumer, open_push_consumer
-from tasks.accept import find_lane
 from tasks.log import Place, Record
+from tasks.names import find_lane
 
 
 class Context(Protocol):

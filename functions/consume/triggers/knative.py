@@ -20,9 +20,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from config.logging import configure_logging
 from config.settings import Settings, load_settings
 from functions.consume.triggers.push import MARGIN_SECONDS, OutOfTime, PushConsumer, open_push_consumer
-from tasks.accept import find_lane
-from tasks.errors import InvalidRequest, NotUnderstood, TaskError
+from tasks.errors import BROWSER_RULES, InvalidRequest, NotUnderstood, TaskError
 from tasks.log import Place, Record
+from tasks.names import find_lane
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def record_of(headers: Mapping[str, str], body: bytes, lanes: Sequence[str]) -> 
     try:
         timestamp = datetime.fromisoformat(headers.get("ce-time", "")).timestamp()
     except ValueError as error:
-        raise InvalidRequest(f"ce-time is not a time: {error}", field="ce-time") from error
+        raise InvalidRequest("ce-time is not a time as RFC 3339 writes it.", field="ce-time") from error
     return Record(
         kind="task",
         place=Place(find_lane(topic, lanes), int(position[1]), int(position[2])),
@@ -102,6 +102,7 @@ def application(push: PushConsumer, seconds: float) -> web.Application:
 
 
 def _problem(error: TaskError, status: int, headers: Mapping[str, str] | None = None) -> web.Response:
+    headers = {**BROWSER_RULES, **(headers or {})}
     return web.json_response(error.problem(), status=status, headers=headers, content_type="application/problem+json")
 
 

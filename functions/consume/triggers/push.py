@@ -23,7 +23,7 @@ from functions.consume.consumer import Consumer, build_consumer
 from functions.consume.runner_pool import Slot
 from functions.consume.triggers.task_events import FollowedTask, TaskEvents
 from tasks.capabilities import ServedModel
-from tasks.errors import Canceled, NotUnderstood, RanTooLong, StartedTooLate
+from tasks.errors import Canceled, NotUnderstood, RanTooLong, StartedTooLate, UntrustedOutcome
 from tasks.events import Outcome, Released
 from tasks.lease import LEASE_SECONDS
 from tasks.log import Partition, Record
@@ -152,8 +152,7 @@ class PushConsumer:
             return None
         task, partition = read.task, record.place.partition
         async with self._locks.setdefault(task.task_id, asyncio.Lock()):
-            if outcome := await self._handler.stored_outcome(task.task_id):
-                await self._handler.announce(outcome, partition)
+            if outcome := await self._stored(task, partition):
                 return outcome
             if read.refusal is not None and not isinstance(read.refusal, NotUnderstood):
                 return await self._handler.finish(task, partition, error=read.refusal)
@@ -162,6 +161,16 @@ class PushConsumer:
                 if read.refusal is not None:
                     return await self._leave_to_newer_version(task, partition, followed, read.refusal)
                 return await self._attempts(task, partition, followed, whole)
+
+    async def _stored(self, task: Task, partition: Partition) -> Outcome | None:
+        """The outcome that the task has in the store, announced: an earlier delivery may have written it alone."""
+        try:
+            outcome = await self._handler.stored_outcome(task.task_id)
+        except UntrustedOutcome as forged:
+            return await self._handler.finish(task, partition, error=forged)
+        if outcome is not None:
+            await self._handler.announce(outcome, partition)
+        return outcome
 
     async def _leave_to_newer_version(
         self, task: Task, partition: Partition, followed: FollowedTask, refusal: NotUnderstood
@@ -182,7 +191,7 @@ class PushConsumer:
             match next_action(followed.state, None, self._handler.owner):
                 case Close():
                     # Another process ended the task. None if the store no longer has the outcome.
-                    return await self._handler.stored_outcome(task.task_id)
+                    return await self._stored(task, partition)
                 case End(error):
                     return await self._handler.finish(task, partition, error=error)
                 case Watch():
@@ -272,7 +281,7 @@ async def open_push_consumer(settings: Settings) -> AsyncIterator[PushConsumer]:
     clock, task_log, store = SystemClock(), KafkaLog(settings), S3Store(settings)
     try:
         await store.check()
-        async with runner_session() as session:
+        async with runner_session(settings.runner_secret) as session:
             consumer = build_consumer(
                 settings,
                 task_log=task_log,

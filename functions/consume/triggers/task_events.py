@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
-from pydantic import ValidationError
-
 from functions.consume.attempt import Attempt
 from tasks.errors import QueueUnavailable
-from tasks.events import Event, parse_event
+from tasks.events import Event
 from tasks.log import Partition, Record
 from tasks.ownership import next_action
 from tasks.ports import Clock, LogReader
+from tasks.reading import EventRead, read_record
 from tasks.state import TaskState, apply
 
 CLOCK_SKEW_SECONDS = 60.0
@@ -127,12 +126,11 @@ class TaskEvents:
 
     def _apply(self, record: Record) -> None:
         self._positions[record.place.partition] = record.place.offset + 1
-        try:
-            event = parse_event(record.value)
-        except ValidationError:
-            return  # Every reader of the events meets it. Only an owner of the partition writes it to the dead letters.
-        if event is None:
+        reading = read_record(record, {}, ())
+        # A record that cannot be read is left alone: no process here owns the partition and its dead letters.
+        if not isinstance(reading, EventRead):
             return
+        event = reading.event
         if followed := self._followed.get(event.task_id):
             followed.apply(event, self._owner)
         else:

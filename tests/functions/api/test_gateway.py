@@ -36,7 +36,7 @@ async def test_generate_returns_the_task_when_it_has_ended():
         await w.end(w.tasks()[0])
         snapshot = await waiting
         assert snapshot.state.status == "completed"
-        assert await g.gateway.read_image(await g.gateway.image(snapshot.task.task_id, ANYBODY))
+        assert await g.gateway.image(snapshot.task.task_id, ANYBODY, 0, g.gateway.read_image)
 
 
 async def test_canceling_a_wait_leaves_the_task_in_the_queue():
@@ -84,7 +84,7 @@ async def test_a_task_of_another_user_does_not_exist_for_the_caller():
             g.gateway.get(task_id, BOB),
             g.gateway.wait(task_id, BOB, 30),
             g.gateway.cancel(task_id, BOB),
-            g.gateway.image(task_id, BOB),
+            g.gateway.image(task_id, BOB, 0, g.gateway.read_image),
             g.gateway.changes(task_id, BOB, 15),
         ):
             with pytest.raises(UnknownTask):

@@ -1,7 +1,10 @@
 """The routes of operators: health, readiness, metrics."""
 
+from typing import Any
+
 import pytest
 
+from tasks.errors import StoreUnavailable
 from tests.support.gateway_world import BODY, is_problem, world
 
 
@@ -16,6 +19,28 @@ async def test_readiness_names_each_missing_thing():
         is_problem(answer, 503, "starting_up")
         assert {"queue", "store", "models"} <= answer.json()["missing"].keys()
         assert (await client.get("/livez")).status_code == 200
+
+
+ADDRESS = "http://user:secret@10.0.0.1:9000/bucket/system/probe"
+
+
+async def test_readiness_says_what_is_missing_and_the_log_says_why(caplog: pytest.LogCaptureFixture):
+    async def fail() -> Any:
+        raise StoreUnavailable(ADDRESS) from OSError(ADDRESS)
+
+    async with world() as w:
+        client, _ = await w.gateway()
+        w.store.check_reachable = fail  # type: ignore[method-assign]
+        answers = [await client.get(path) for path in ("/readyz", "/readyz", "/metrics")]
+        is_problem(answers[0], 503, "starting_up")
+        sentence = "The image store (S3) cannot be reached now."
+        assert answers[0].json()["missing"] == {"store": sentence}
+        assert answers[0].json()["detail"] == sentence
+        assert not any("secret" in answer.text for answer in answers)
+        assert 'ai_image_gen_not_ready{missing="store"} 1.0' in answers[2].text
+        assert 'ai_image_gen_not_ready{missing="queue"} 0.0' in answers[2].text
+    (record,) = [record for record in caplog.records if record.name == "functions.api.health"]
+    assert ADDRESS in str(vars(record))
 
 
 async def test_the_metrics_count_requests_and_queue():

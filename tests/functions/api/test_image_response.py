@@ -1,7 +1,10 @@
 """Images over HTTP: as a file that never changes, in ranges, or the error that says why there is none."""
 
+import random
+
 import pytest
 
+from functions.api.image_pieces import PIECE_BYTES
 from tests.support.gateway_world import BODY, PICTURE, is_problem, world
 
 
@@ -22,6 +25,47 @@ async def test_an_image_is_served_as_a_file_that_never_changes():
         for tags in (whole.headers["etag"], "*", f'"a", W/{whole.headers["etag"]}'):
             same = await client.get(url, headers={"If-None-Match": tags})
             assert (same.status_code, same.content) == (304, b"")
+
+
+async def test_head_of_an_image_reads_nothing_from_the_store():
+    async with world() as w:
+        client, _ = await w.gateway()
+        await client.post("/generate_image", json=BODY)
+        (task,) = w.tasks()
+        await w.end(task)
+        w.store.down = True
+        url = f"/get_image/{task.task_id}"
+        head = await client.head(url)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(len(PICTURE)))
+        part = await client.head(url, headers={"Range": "bytes=5-9"})
+        assert (part.status_code, part.headers["content-length"]) == (206, "5")
+        assert part.headers["content-range"] == f"bytes 5-9/{len(PICTURE)}"
+        is_problem(await client.get(url), 503, "store_unavailable")
+
+
+@pytest.mark.parametrize("size", [1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+async def test_an_image_of_any_size_is_served_whole_and_in_ranges(size: int):
+    picture = random.Random(size).randbytes(size)
+    async with world() as w:
+        client, _ = await w.gateway()
+        await client.post("/generate_image", json=BODY)
+        (task,) = w.tasks()
+        await w.end(task, picture=picture)
+        url = f"/get_image/{task.task_id}"
+        whole = await client.get(url)
+        assert (whole.content, whole.headers["content-length"]) == (picture, str(size))
+        part = await client.get(url, headers={"Range": f"bytes={size // 3}-"})
+        assert (part.status_code, part.content) == (206, picture[size // 3 :])
+
+
+async def test_an_object_that_is_shorter_than_its_image_is_never_served_as_a_whole():
+    async with world() as w:
+        client, _ = await w.gateway()
+        await client.post("/generate_image", json=BODY)
+        (task,) = w.tasks()
+        outcome = await w.end(task)
+        w.store.objects[outcome.images[0].key] = PICTURE[:-1]
+        is_problem(await client.get(f"/get_image/{task.task_id}"), 410, "untrusted_outcome")
 
 
 @pytest.mark.parametrize(

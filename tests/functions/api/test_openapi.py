@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,16 @@ async def images(t: Tour) -> None:
     await t.ask(route, task_id=failed.task_id)
 
 
+async def forged(t: Tour) -> None:
+    """A stored outcome that is another task's."""
+    task = await t.submit()
+    await t.world.end(task)
+    t.world.store.objects[f"tasks/{NOBODY}/outcome.json"] = t.world.store.objects[f"tasks/{task.task_id}/outcome.json"]
+    for route in TASK_ROUTES:
+        await t.ask(route)
+    del t.world.store.objects[f"tasks/{NOBODY}/outcome.json"]
+
+
 async def outages(t: Tour) -> None:
     """Every error of a gateway that cannot reach the log or the store, or that fails itself."""
     requests: list[tuple[tuple[str, str], dict[str, Any]]] = [
@@ -211,16 +221,18 @@ async def outages(t: Tour) -> None:
     await t.ask(SUBMIT, json=BODY, headers={"Idempotency-Key": "so that the secret is known"})
     for route in TASK_ROUTES:
         await t.ask(route)
-    for route, more in requests:
+    for number, (route, more) in enumerate(requests, 1):
+        # A gateway remembers for a few seconds that an id is unknown, so each route is asked for another one.
+        here = {"task_id": f"{number:032x}"}
         t.world.store.down = True
-        await t.ask(route, **more)
+        await t.ask(route, **here, **more)
         t.world.store.down = False
         t.world.broker.down = True
-        await t.ask(route, **more)
+        await t.ask(route, **here, **more)
         t.world.broker.down = False
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TaskIndex, "reached", _false)
-            await t.ask(route, **more)
+            await t.ask(route, **here, **more)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("generate", "get", "changes", "cancel", "image", "preview", "models"):
             patch.setattr(Gateway, name, _fail)
@@ -254,6 +266,32 @@ async def ends(t: Tour, given: set[Answer]) -> None:
         await t.end_while_waiting("failed", code)
 
 
+@contextlib.asynccontextmanager
+async def no_room(t: Tour, setting: str) -> AsyncIterator[Tour]:
+    """A tour of a gateway that has no room for one kind of request. What it sees counts as seen by `t`."""
+    async with world(**{setting: 0}) as w:
+        client, gateway = await w.gateway()
+        yield replace(t, world=w, gateway=gateway, client=client)
+
+
+async def limits(t: Tour) -> None:
+    """Every error of a client that has used up what one client may use."""
+    for setting in ("max_connections", "max_connections_per_client"):
+        async with no_room(t, setting) as limited:
+            for route in (SUBMIT, *TASK_ROUTES, ("GET", "/models")):
+                await limited.ask(route)
+    async with no_room(t, "max_unknown_ids_per_second") as limited:
+        for route in TASK_ROUTES:
+            await limited.ask(route)
+    async with no_room(t, "max_waits_per_client") as limited:
+        for route, more in ((SUBMIT, {"json": BODY}), (("GET", "/check_status/{task_id}"), {})):
+            await limited.ask(route, headers={"Prefer": "wait=1"}, **more)
+        assert limited.world.tasks() == []
+    async with no_room(t, "max_streams_per_client") as limited:
+        task = await limited.submit()
+        await limited.ask(("GET", "/events/{task_id}"), task_id=task.task_id)
+
+
 async def full(t: Tour) -> None:
     """Both limits of the queue."""
     for user in ("ada", "ada", "bob", "eve"):
@@ -263,7 +301,7 @@ async def full(t: Tour) -> None:
 async def test_every_answer_is_documented_and_every_documented_answer_is_given():
     async with tour() as t, tour(max_queued_tasks_per_user=1, max_queued_tasks=2) as limited:
         await full(limited)
-        for scene in (answers, refused_bodies, images, outages):
+        for scene in (answers, refused_bodies, images, forged, outages, limits):
             await scene(t)
         await ends(t, limited.seen)
         assert sorted(t.documented() - t.seen - limited.seen) == []
@@ -285,7 +323,7 @@ async def test_with_keys_every_answer_is_documented_and_every_documented_one_giv
 async def test_every_task_error_and_no_other_is_documented_somewhere():
     async with tour() as t, tour() as other:
         documented = {detail for *_, detail in t.documented() | other.documented()} & ERRORS.keys()
-        routing = {"not_found", "method_not_allowed"}
+        routing = {"not_found", "method_not_allowed", "unknown_host"}
         with_keys = {"unauthorized", "key_in_url", "not_allowed_by_key"}
         uncounted = {code for code, error in ERRORS.items() if error.retry == "uncounted"}
         assert documented == ERRORS.keys() - routing - with_keys - uncounted

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from adapters.clock import settle
 from tasks.events import Outcome
+from tasks.object_keys import input_folder
 from tasks.task import Task
 from tests.support.world import World, world
 
@@ -11,8 +14,8 @@ IMAGE = {"name": "image", "key": "inputs/ada/0f3a", "content_type": "image/png"}
 
 
 async def submitted(w: World, *inputs: dict[str, str], **more: object) -> Task:
-    """A task with these inputs on its lane, as a gateway that takes inputs writes it."""
-    task = await w.submit()
+    """Ada's task with these inputs on its lane, as a gateway that takes inputs writes it."""
+    task = await w.submit(user_id="ada")
     record = json.loads(task.model_dump_json()) | {"task_id": "f" * 32, "inputs": inputs, "requires": ["inputs"]}
     await w.raw(json.dumps(record | more).encode())
     await settle()
@@ -82,3 +85,49 @@ async def test_a_key_outside_the_inputs_is_no_input():
         await w.clock.advance(10)
         assert [request for request in w.runner.ran if request.inputs] == []
         assert len(w.broker.topics["dead_letter"][0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("user_id", "key"),
+    [
+        ("eve", IMAGE["key"]),
+        ("ad", IMAGE["key"]),
+        ("ada/", IMAGE["key"]),
+        ("ada/0f3a", IMAGE["key"]),
+        ("inputs/ada", IMAGE["key"]),
+        ("Ada", IMAGE["key"]),
+        ("..", "inputs/ada/0f3a"),
+        (".", "inputs/ada/0f3a"),
+        ("", "inputs/ada/0f3a"),
+        ("eve", "inputs/ada-eve/0f3a"),
+        ("ada", "inputs/ada"),
+        ("ada", "inputs/adam/0f3a"),
+    ],
+)
+async def test_an_input_of_another_user_never_reaches_a_runner(user_id: str, key: str):
+    async with world() as w:
+        w.add_runner(inputs=("image",))
+        await w.store.put_image(key, b"a drawing", "image/png")
+        await w.start()
+        task = await submitted(w, IMAGE | {"key": key}, user_id=user_id)
+        await w.clock.advance(10)
+        assert [request for request in w.runner.ran if request.inputs] == []
+        if user_id:
+            assert (ended := w.outcome(task)) is not None
+            assert ended.error is not None
+            assert (ended.error.code, ended.images) == ("invalid_request", ())
+        assert w.watermark_at_end()
+
+
+@pytest.mark.parametrize("user_id", ["ada@example.org", "..", "a/b", "Zoë", "x" * 200, "_x"])
+async def test_every_user_has_a_folder_of_inputs_of_its_own(user_id: str):
+    async with world() as w:
+        w.add_runner(inputs=("image",))
+        key = f"{input_folder(user_id)}0f3a"
+        await w.store.put_image(key, b"a drawing", "image/png")
+        await w.start()
+        task = await submitted(w, IMAGE | {"key": key}, user_id=user_id)
+        assert (await ended(w, task)).status == "completed"
+        again = await submitted(w, IMAGE | {"key": key}, user_id="eve", task_id="e" * 32)
+        other = await ended(w, again.model_copy(update={"task_id": "e" * 32}))
+        assert other.error is not None

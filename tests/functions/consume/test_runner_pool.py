@@ -9,6 +9,7 @@ from adapters.memory_log import MODELS, MemoryBroker, MemoryLog
 from adapters.memory_runner import MemoryRunner
 from functions.consume.runner_pool import RunnerPool
 from tasks.capabilities import ModelStatus, RunnerDescription, ServedModel
+from tasks.errors import RunnerUnavailable
 from tests.support.world import LANES, card
 
 SD, FLUX = card("sd-mini"), card("flux-mini", pixel_budget=64 * 64)
@@ -117,3 +118,25 @@ async def test_a_model_that_a_runner_no_longer_serves_is_published_without_runne
     assert house.published("flux-mini")[-1].runners == 0
     assert house.published("sd-mini")[-1].runners == 1
     assert "memory://both of flux-mini is away" in caplog.text
+
+
+async def test_a_runner_that_refuses_this_consumer_is_named_in_the_log_once(
+    house: PoolOfTwins, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+
+    async def refuse() -> RunnerDescription:
+        raise RunnerUnavailable("The runner at memory://both refuses this consumer: no secret.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.both, "describe", refuse)
+        for _ in range(3):
+            await house.pool.look()
+        assert house.pool.take("sd-mini", 64 * 64) is None
+        assert lines() == ["The runner at memory://both refuses this consumer: no secret."]
+    await house.pool.look()
+    assert house.pool.take("sd-mini", 64 * 64) is not None
+    monkeypatch.setattr(house.both, "describe", refuse)
+    await house.pool.look()
+    assert len([line for line in lines() if line.startswith("The runner")]) == 2

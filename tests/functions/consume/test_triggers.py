@@ -213,4 +213,6 @@ async def test_another_kind_of_request_is_refused_and_runs_nothing(change: dict[
         async with TestClient(TestServer(knative.application(push, 295))) as client:
             answer = await client.post("/", data=record.value, headers=cloud_event(record) | change)
             assert (answer.status, (await answer.json())["code"]) == (422, "invalid_request")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
         assert w.runner.ran == []

@@ -39,7 +39,7 @@ async def gateway(w: World) -> AsyncIterator[tuple[httpx.AsyncClient, LateLog]]:
     await log.append_card(card())
     async with made.app.router.lifespan_context(made.app):
         transport = httpx.ASGITransport(made.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
             await settle()
             yield client, log
 

@@ -11,7 +11,7 @@ from adapters.memory_log import DEAD_LETTERS, MemoryLog
 from adapters.memory_runner import image_file
 from functions.consume.consumer import build_consumer
 from tasks.lease import LEASE_SECONDS
-from tasks.outcome_json import outcome_key
+from tasks.object_keys import outcome_key
 from tasks.runner_api import RunRequest
 from tasks.task import Task
 from tests.proofs.crash.ports import FaultyClock, FaultyLog, FaultyRunner, FaultyStore, Mode, Point, ProcessFault

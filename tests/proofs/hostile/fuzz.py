@@ -56,7 +56,7 @@ class Service:
         self.gateway = build_gateway(settings, task_log=log, store=self.world.store, clock=self.world.clock)
         await self._stack.enter_async_context(self.gateway.app.router.lifespan_context(self.gateway.app))
         transport = httpx.ASGITransport(self.gateway.app, raise_app_exceptions=False)
-        self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
         await self._stack.enter_async_context(self.client)
         await settle()
 

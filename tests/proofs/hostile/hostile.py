@@ -127,6 +127,7 @@ FIELDS = (
         "created_at",
         "alias",
         "fingerprint",
+        "request_sha256",
         "traceparent",
         "cost",
         "__class__",

@@ -10,6 +10,7 @@ import uvicorn
 
 from adapters.clock import SystemClock
 from adapters.memory_log import MemoryLog
+from bentos.framing import StrictConnection
 from config.settings import Settings
 from functions.api.app import GatewayApp, build_gateway
 from tests.support.world import SETTINGS, World
@@ -45,9 +46,10 @@ class ServedService:
         consumer = await self.world.start()
         log = MemoryLog(self.world.broker)
         self.gateway = build_gateway(self.settings, task_log=log, store=self.world.store, clock=SystemClock())
-        # BentoML serves with h11 too.
         self._server = uvicorn.Server(
-            uvicorn.Config(self.gateway.app, http="h11", log_config=None, access_log=False, timeout_keep_alive=75)
+            uvicorn.Config(
+                self.gateway.app, http=StrictConnection, log_config=None, access_log=False, timeout_keep_alive=75
+            )
         )
         serving = asyncio.ensure_future(self._server.serve([self._socket]))
         while not self._server.started and not serving.done():

@@ -52,7 +52,9 @@ class ServedRunner:
         settings = Settings(model_name="sd-mini", model_cache_dir=cache, runner_device="cpu", runner_grace=1)  # type: ignore[call-arg]
         self.app = build_app(inspect(cache, "sd-mini"), settings)
         self.runner = runner
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://runner", timeout=60)
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1", timeout=60
+        )
         self.lifespan = self.app.router.lifespan_context(self.app)
         runner.run(self.lifespan.__aenter__())
         runner.run(self._ready())
@@ -63,6 +65,8 @@ class ServedRunner:
                 await asyncio.sleep(0.05)
 
     def request(self, method: str, path: str, body: bytes = b"", headers: Any = ()) -> httpx.Response:
+        if not any(name.lower() == "content-type" for name, _ in headers):
+            headers = [*headers, ("Content-Type", "application/json")]
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         request = self.client.request(method, path, content=body, headers=lines)
         return self.runner.run(asyncio.wait_for(request, 90))

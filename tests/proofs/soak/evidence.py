@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 from confluent_kafka import Consumer, Message, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from adapters.kafka_client import Connectivity, client_config
 from adapters.s3_store import s3_client
 from config.settings import Settings
 from tasks.events import Event, Outcome, parse_event
+from tasks.runner_api import authorization
 from tasks.task import TaskRecord
 
 _ASK_SECONDS = 15.0
@@ -117,8 +119,9 @@ async def ask_api(url: str, task_ids: Collection[str]) -> dict[str, ApiAnswer]:
         return dict(zip(task_ids, await asyncio.gather(*map(ask_about, task_ids)), strict=True))
 
 
-async def busy(metrics: Collection[str], runners: Collection[str]) -> list[str]:
-    """The samples of metrics and runners at these addresses that still show work."""
+async def busy(metrics: Collection[str], runners: Collection[str], secret: SecretStr | None) -> list[str]:
+    """The samples of metrics and runners at these addresses that still show work. `secret`: see RUNNER_SECRET."""
+    headers = {"Authorization": authorization(secret.get_secret_value())} if secret else {}
     samples = []
     async with httpx.AsyncClient(timeout=_ASK_SECONDS) as client:
         for url in metrics:
@@ -127,7 +130,7 @@ async def busy(metrics: Collection[str], runners: Collection[str]) -> list[str]:
                 if family.name in _IDLE:
                     samples += [f"{url}: {sample}" for sample in family.samples if sample.value]
         for url in runners:
-            card = (await client.get(f"{url}/card")).json()
+            card = (await client.get(f"{url}/card", headers=headers)).json()
             if card["running_pixels"] or card["waiting"]:
                 samples.append(f"{url}: {card['running_pixels']} pixels running, {card['waiting']} waiting")
     return samples

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,7 @@ class SoakedService:
             "LOG_DIR": str(folder / "logs"),
             "MODEL_CACHE_DIR": str(_models(folder)),
             "KAFKA_PARTITIONS": "4",
+            "RUNNER_SECRET": secrets.token_urlsafe(32),  # the table is made twice, and each time would make one up
             "LANE_SHARDS": ",".join(f"{model}=4" for model in MODELS),  # otherwise one consumer might own every task
         }
         table = _table(folder, consumer)
@@ -108,8 +110,9 @@ class SoakedService:
     async def busy(self) -> list[str]:
         """The metrics that still show work. Waits a while until none does, because the last commit may be under way."""
         metrics = [self.url, *(f"http://{HOST}:{port}" for port in self._consumers)]
+        runners, secret = self.settings.runner_urls, self.settings.runner_secret
         deadline = time.monotonic() + _IDLE_SECONDS
-        while (samples := await busy(metrics, self.settings.runner_urls)) and time.monotonic() < deadline:
+        while (samples := await busy(metrics, runners, secret)) and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
         return samples
 

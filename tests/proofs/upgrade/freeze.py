@@ -22,9 +22,10 @@ from config.settings import Settings
 from tasks.accept import accept
 from tasks.errors import GenerationFailed
 from tasks.events import KINDS, CancelRequested, parse_event
+from tasks.fingerprint import fingerprint, request_sha256
 from tasks.log import Record
 from tasks.runner_api import Accepted, End, Image, Preview, Started, Step, encode
-from tasks.task import GenerateRequest, Task, fingerprint
+from tasks.task import GenerateRequest, Task
 from tests.support.world import LANES, World, card
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -106,6 +107,7 @@ async def _submit_full(world: World) -> Task:
     more = {
         "alias": "stable-diffusion-v1-5",
         "fingerprint": fingerprint(request),
+        "request_sha256": request_sha256(request, world.settings.kafka_topic_prefix),
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }
     task = task.model_copy(update=more)

@@ -13,6 +13,7 @@ from tasks.events import Outcome
 from tasks.runner_api import Decoder
 from tasks.task import Task
 from tests.proofs.upgrade.reading import FROM_THE_FUTURE, VERSIONS, read, sample, samples, with_more
+from tests.support.gateway_world import BODY
 from tests.support.gateway_world import world as gateways
 from tests.support.world import LANES, World, world
 
@@ -207,3 +208,26 @@ async def test_a_gateway_answers_an_unknown_status_and_continues():
         w.store.objects[f"tasks/{'e' * 32}/outcome.json"] = b'{"schema": 9}'
         assert (await client.get(f"/check_status/{'e' * 32}")).status_code == 503
         assert (await client.get("/models")).status_code == 200
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("body", [{}, {"topic": "ai_image_gen.online_task"}])
+async def test_a_retry_finds_the_task_that_a_gateway_of_the_first_version_accepted(ended: bool, body: dict[str, Any]):
+    async with gateways() as w:
+        client, _ = await w.gateway()
+        headers = {"Idempotency-Key": "k"}
+        sent = {**BODY, **({"topic": "online_task"} if body else {})}
+        task_id = (await client.post("/generate_image", json=sent, headers=headers)).json()["task_id"]
+        (task,) = w.tasks()
+        older = task.model_copy(update={"request_sha256": None})
+        if ended:
+            await w.end(older, announced=False)
+        for lane in LANES:
+            w.broker.topics[lane].clear()
+        if not ended:
+            await w.log.append_task(older)
+        later, _ = await w.gateway()
+        again = await later.post("/generate_image", json={**BODY, **body}, headers=headers)
+        assert (again.status_code, again.json()["task_id"]) == (200 if ended else 202, task_id)
+        other = await later.post("/generate_image", json={**BODY, **body, "prompt": "another"}, headers=headers)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
