@@ -181,17 +181,13 @@ class View:
 
     def _apply_task(self, read: TaskRead) -> TaskChange:
         task, place, refusal = read.task, read.place, read.refusal
-        row = self._db.execute(
-            f"SELECT body IS NOT NULL, {_STATE} FROM tasks WHERE task_id = ?", (task.task_id,)
-        ).fetchone()
-        state = _state(row[1:]) if row else TaskState()
-        if row and row[0]:
-            return TaskChange(task, place, state, first=False, refusal=refusal)
-        self._db.execute(
+        # One statement for every record but a repeated one: a submit waits until the gateway has read its record back.
+        rows = self._db.execute(
             'INSERT INTO tasks (task_id, partition, topic, "offset", body, refusal, updated_at) '
             "VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (task_id) DO UPDATE SET partition = excluded.partition, topic = excluded.topic, "
-            '"offset" = excluded."offset", body = excluded.body, refusal = excluded.refusal',
+            '"offset" = excluded."offset", body = excluded.body, refusal = excluded.refusal '
+            f"WHERE tasks.body IS NULL RETURNING {_STATE}",
             (
                 task.task_id,
                 place.partition,
@@ -201,8 +197,11 @@ class View:
                 json.dumps([refusal.code(), refusal.detail]) if refusal else None,
                 task.created_at,
             ),
-        )
-        return TaskChange(task, place, state, first=True, refusal=refusal)
+        ).fetchall()
+        first = bool(rows)
+        if not first:
+            rows = self._db.execute(f"SELECT {_STATE} FROM tasks WHERE task_id = ?", (task.task_id,)).fetchall()
+        return TaskChange(task, place, _state(rows[0]), first=first, refusal=refusal)
 
     def _apply_event(self, read: EventRead) -> EventChange:
         event = read.event

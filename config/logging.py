@@ -67,9 +67,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str)
 
 
+class OnceFormatter(logging.Formatter):
+    """Formats each record once. Two handlers write it, and a rotating file's formats it once more to learn its size."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        """The lines are those of `formatter`."""
+        super().__init__()
+        self._formatter = formatter
+        self._last: tuple[logging.LogRecord | None, str] = (None, "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text. Threads may log at the same time: each reads and replaces the pair as a whole."""
+        formatted, text = self._last
+        if formatted is not record:
+            text = self._formatter.format(record)
+            self._last = (record, text)
+        return text
+
+
 def configure_logging(settings: Settings, name: str) -> None:
     """Send all logs to standard output and to `{LOG_DIR}/ai_image_gen.{name}.log`; LOG_DIR=-: to no file."""
-    formatter = JsonFormatter() if settings.log_format == "json" else TextFormatter()
+    formatter = OnceFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if settings.log_dir != Path("-"):
         settings.log_dir.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,7 @@ class RunnerPool:
         self._clock = clock
         self._members: dict[str, _Member] = {}
         self._published: dict[str, ServedModel] = {}
+        self._published_here: set[str] = set()
         self.changed: Callable[[], None] = lambda: None
         """Called whenever a slot is released or a runner begins to serve a model."""
 
@@ -125,11 +126,17 @@ class RunnerPool:
             except QueueUnavailable:
                 return
             self._published[name] = model
+            self._published_here.add(name)
 
     def learn(self, model: ServedModel) -> None:
-        """Remember what an earlier process published about a model, unless this process has published it already. A
-        model whose runners went away while no consumer ran is then published again, with no runners."""
-        self._published.setdefault(model.model, model)
+        """Remember the newest record about a model, so that `_publish` sees how it differs from what is true now.
+
+        Once this process has published the model, records of other consumers are left alone: where two consumers reach
+        different runners, each would correct the other without end. A record that says that no runner is left is the
+        exception, because its writer may have ended since, and the gateways would believe it for ever.
+        """
+        if model.model not in self._published_here or not model.runners:
+            self._published[model.model] = model
 
     def models(self) -> dict[str, ServedModel]:
         """What each model can do now, by name. A model whose runners are all away keeps what was last published, with

@@ -120,6 +120,30 @@ async def test_a_model_that_a_runner_no_longer_serves_is_published_without_runne
     assert "memory://both of flux-mini is away" in caplog.text
 
 
+async def test_of_earlier_records_of_a_model_the_newest_counts(house: PoolOfTwins):
+    """A topic that Kafka has not compacted yet holds older records too."""
+    for runners in (1, 0):
+        house.pool.learn(SD.model_copy(update={"runners": runners}))
+    await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1]
+
+
+async def test_a_record_without_runners_that_another_consumer_wrote_last_is_corrected(house: PoolOfTwins):
+    """The other consumer may have lost its way to the runner, and may never write again."""
+    await house.pool.look()
+    house.pool.learn(SD.model_copy(update={"runners": 0}))
+    for _ in range(3):
+        await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1, 1]
+
+
+async def test_two_consumers_that_count_different_runners_do_not_correct_each_other(house: PoolOfTwins):
+    await house.pool.look()
+    house.pool.learn(SD.model_copy(update={"runners": 2}))
+    await house.pool.look()
+    assert [model.runners for model in house.published("sd-mini")] == [1]
+
+
 async def test_a_runner_that_refuses_this_consumer_is_named_in_the_log_once(
     house: PoolOfTwins, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
