@@ -269,7 +269,7 @@ async def test_a_lambda_call_that_runs_out_of_time_gives_its_task_back(function:
     task_id, record = lane.submit(LONG)
     async with function.called(kafka_event(done_record), 60) as answers:
         assert await answers == [NONE_LEFT]
-    async with function.called(kafka_event(done_record, record), 6, 120) as answers:
+    async with function.called(kafka_event(done_record, record), 9, 120) as answers:
         first, second = await answers
     place = record.place
     identifier = {"partition": f"{place.topic}-{place.partition}", "offset": place.offset}
