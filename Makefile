@@ -11,6 +11,8 @@ ROOMS := tasks adapters config functions bentos infra runners tools
 MINUTES ?= 10
 KILLS ?= 200
 SEED ?= 7
+KUSTOMIZE_VERSION := v5.7.1
+KUBECONFORM_VERSION := v0.7.0
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
@@ -59,6 +61,11 @@ lock: $(STAMP) ## resolve the requirements anew, with the newest releases: ARGS=
 	$(COMPILE) $(ARGS) -c requirements/dev.txt --extra runner -o requirements/runner.txt
 	$(BIN)/python -m infra.local.java_lock
 
+kubernetes-check: $(STAMP) ## build infra/kubernetes with kustomize and validate it; needs Go
+	GOBIN=$(CURDIR)/.local/go go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+	GOBIN=$(CURDIR)/.local/go go install github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
+	$(BIN)/python -m tools.kubernetes .local/go/kustomize .local/go/kubeconform
+
 clean: ## remove what was made here: environment, data, logs
 	rm -rf $(VENV) .local logs
 
@@ -68,4 +75,4 @@ $(STAMP): requirements/dev.txt requirements/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
 	@touch $@
 
-.PHONY: help run test lambda-check soak check fmt bench build docs lock clean
+.PHONY: help run test lambda-check kubernetes-check soak check fmt bench build docs lock clean

@@ -213,6 +213,13 @@ class Settings(BaseModel):
         description="Gateway: tasks that may be queued in all; more are refused with 429. 100,000 take 60 MiB of a "
         "gateway, 100 MiB of a consumer.",
     )
+    scale_target_wait: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="Gateway: seconds within which all unfinished tasks of a model should end; `GET /scale/{model}` "
+        "says how many runners that takes.",
+    )
     gateway_notice: float = Field(
         5.0,
         ge=0,

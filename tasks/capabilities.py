@@ -114,6 +114,7 @@ class ServedModel(ModelCapabilities):
     running_pixels: Count = 0
     waiting: Count = 0
     runners: Count = Field(default=1, description="How many runners serve this model now.")
+    loading: Count = Field(default=0, description="How many runners are loading this model now.")
 
     @classmethod
     def of(cls, capabilities: ModelCapabilities, status: ModelStatus, instance: str = "") -> Self:
@@ -152,3 +153,7 @@ class RunnerDescription(BaseModel):
             for name, status in self.status.models.items()
             if status.loaded and status.pixel_budget and name in self.capabilities
         }
+
+    def loading(self) -> frozenset[str]:
+        """The names of the models that the runner is still loading."""
+        return frozenset(name for name, status in self.status.models.items() if not status.loaded)

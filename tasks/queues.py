@@ -17,6 +17,7 @@ class _Unfinished:
     model: str
     partition: Partition
     created_at: float
+    pixel_steps: int
     entry: Entry | None = None
     """Its place in the queue, kept while an attempt runs."""
 
@@ -28,6 +29,15 @@ class Load(NamedTuple):
     of_all: int
 
 
+class Work(NamedTuple):
+    """The unfinished tasks of one model. `pixel_steps`: images x steps x pixels of all of them, a running one in full.
+    These are whole numbers that follow from the log alone, so every gateway has the same."""
+
+    queued: int = 0
+    running: int = 0
+    pixel_steps: int = 0
+
+
 class Queues:
     """The unfinished tasks of some partitions, by model."""
 
@@ -36,6 +46,8 @@ class Queues:
         self._weights = weights
         self._queues: dict[str, FairQueue] = {}
         self._unfinished: dict[str, _Unfinished] = {}
+        self._tasks_of: Counter[str] = Counter()
+        self._pixel_steps_of: Counter[str] = Counter()
         self._expected: dict[str, str] = {}
         self._expected_of: Counter[str] = Counter()
 
@@ -52,7 +64,10 @@ class Queues:
         self.unexpect(task.task_id)
         if state.ended or task.task_id in self._unfinished:
             return
-        self._unfinished[task.task_id] = _Unfinished(task.model_name, partition, task.created_at)
+        pixel_steps = task.image_params.pixels * task.image_params.steps
+        self._unfinished[task.task_id] = _Unfinished(task.model_name, partition, task.created_at, pixel_steps)
+        self._tasks_of[task.model_name] += 1
+        self._pixel_steps_of[task.model_name] += pixel_steps
         self.queue(task.model_name).push(task.task_id, Flow(task.topic, task.user_id), task.cost)
         self.move(task.task_id, state)
 
@@ -80,6 +95,8 @@ class Queues:
         """The task ended: it leaves the queue for good."""
         if task := self._unfinished.pop(task_id, None):
             self.queue(task.model).remove(task_id)
+            self._tasks_of[task.model] -= 1
+            self._pixel_steps_of[task.model] -= task.pixel_steps
 
     def queue(self, model: str) -> FairQueue:
         """The model's queue."""
@@ -109,6 +126,11 @@ class Queues:
             of_all=len(self._expected) + sum(map(len, queues)),
         )
 
+    def work(self, model: str) -> Work:
+        """The unfinished tasks of this model. The time this takes does not grow with their number."""
+        queued = len(self._queues.get(model, ()))
+        return Work(queued, self._tasks_of[model] - queued, self._pixel_steps_of[model])
+
     def models(self) -> Iterator[str]:
         """Every model that has had a task."""
         return iter(tuple(self._queues))
@@ -132,7 +154,7 @@ class Queues:
         """Drop the tasks of these partitions and return their ids."""
         dropped = [task_id for task_id, task in self._unfinished.items() if task.partition in partitions]
         for task_id in dropped:
-            self.queue(self._unfinished.pop(task_id).model).remove(task_id)
+            self.remove(task_id)
         return dropped
 
     def depths(self, now: Callable[[], float]) -> Iterator[tuple[str, str, int, float]]:

@@ -11,11 +11,13 @@ from functions.api.limits import ClientLimits, clients_of
 from functions.status.document import Links, TaskSnapshot, TaskStatus, make_document
 from functions.status.images import Images, image_of
 from functions.status.model_list import ModelList, list_models
+from functions.status.scale import ModelScale, scale_of
 from functions.status.status import Status
 from functions.status.task_index import TaskIndex
 from functions.submit.submit import Submit
 from tasks.errors import NoImage, NoPreview, StoreUnavailable, UnknownImage, UnknownTask, UntrustedOutcome
 from tasks.events import StoredImage
+from tasks.names import find_model
 from tasks.preview import Preview
 from tasks.task import GenerateRequest
 
@@ -162,6 +164,14 @@ class Gateway:
     def models(self, caller: Caller) -> ModelList:
         """The models that the caller may use, and what each can do."""
         return list_models(self.index, caller.permission)
+
+    async def scale(self, name: str, caller: Caller) -> ModelScale:
+        """The unfinished tasks of a model that the caller may use, and the runners they need. Every gateway gives the
+        same tasks, because it first reads everything that the log holds now: a gateway that answered before that would
+        let a scaler end the runners. Raises UnknownModel, NotAllowedByKey, QueueUnavailable, StartingUp."""
+        await self.index.caught_up()
+        model = find_model(name, self.index.view.models(), caller.permission)
+        return scale_of(model, self.index.queues, self.settings.scale_target_wait)
 
     def document(self, snapshot: TaskSnapshot) -> TaskStatus:
         """The status document of the task, with its place in the queue as it is now."""

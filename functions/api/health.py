@@ -27,7 +27,8 @@ _SENTENCES = {
     "gateway": "This gateway is about to end.",
     "queue": "The queue (Kafka) cannot be reached now.",
     "store": "The image store (S3) cannot be reached now.",
-    "models": "No runner has reported its model yet.",
+    # A model without runners is enough: a task must be accepted before anything starts a runner for it.
+    "models": "No model is known yet: no runner has reported one, and none was published.",
     "view": "The gateway is still reading the queue.",
 }
 """What may be missing, and all that anybody is told about it. The cause, which may name an address, is in the log."""

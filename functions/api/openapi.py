@@ -16,6 +16,7 @@ from functions.api.problems import MEDIA_TYPE, Problem
 from functions.api.sse import PreviewEvent
 from functions.status.document import TaskStatus
 from functions.status.model_list import ModelList
+from functions.status.scale import ModelScale
 from tasks import errors as e
 from tasks.errors import ERRORS, TaskError
 from tasks.task import CONTENT_TYPES, TASK_ID, GenerateRequest
@@ -132,6 +133,13 @@ _TASK_ID = {
     "schema": {"type": "string", "pattern": TASK_ID},
     "description": "The id that `POST /generate_image` answered.",
 }
+_MODEL = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+    "description": "A name of `GET /models`.",
+}
 _PREFER = _header(
     "Prefer", "`wait=N`: answer when the task has ended or N seconds have passed; the server may wait less."
 )
@@ -241,6 +249,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/models"): Operation(
         "What each model can do now", answers={"200": _json("One entry for every name.", ModelList)}, errors=frozenset()
     ),
+    ("get", "/scale/{model}"): Operation(
+        "How many runners does this model need?",
+        description="For an autoscaler: the queued and running tasks of all users, the same at every gateway. "
+        "`runners_wanted` is 0 only while there is no task.",
+        parameters=[_MODEL],
+        answers={"200": _json("Its unfinished tasks, and the runners they need.", ModelScale)},
+        errors=frozenset({e.UnknownModel, e.QueueUnavailable, e.StartingUp}),
+        errors_with_keys=_KEY_ERRORS | {e.NotAllowedByKey},
+    ),
 }
 
 
@@ -251,6 +268,7 @@ def document(*, keys: bool = False) -> dict[str, Any]:
             (GenerateRequest, "validation"),
             (TaskStatus, "serialization"),
             (ModelList, "serialization"),
+            (ModelScale, "serialization"),
             (PreviewEvent, "serialization"),
             (Problem, "serialization"),
         ],

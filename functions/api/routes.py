@@ -57,6 +57,7 @@ def add_native_face(app: FastAPI, parts: FaceParts) -> None:
     face.add("POST", "/cancel_task/{task_id}", routes.cancel_task)
     face.add("GET", "/events/{task_id}", routes.events)
     face.add("GET", "/models", routes.models)
+    face.add("GET", "/scale/{model}", routes.scale)
 
 
 class NativeRoutes:
@@ -152,6 +153,10 @@ class NativeRoutes:
     async def models(self, request: Request, caller: Caller) -> Response:
         """What each model can do."""
         return _json(self._gateway.models(caller), 200, _NO_STORE)
+
+    async def scale(self, request: Request, caller: Caller) -> Response:
+        """How many runners a model needs."""
+        return _json(await self._gateway.scale(request.path_params["model"], caller), 200, _NO_STORE)
 
     def _wait(self, request: Request) -> float | None:
         """The seconds of `Prefer: wait`, or None."""

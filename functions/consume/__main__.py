@@ -70,11 +70,7 @@ async def _site(consumer: Consumer, settings: Settings) -> web.AppRunner:
         return web.json_response({"status": "alive"})
 
     async def ready(_: web.Request) -> web.Response:
-        if consumer.stop_requested.is_set():
-            return web.json_response({"missing": ["this consumer, which is about to end"]}, status=503)
-        missing = [] if consumer.dispatcher.partitions.ready else ["partitions of the queue"]
-        if not any(model.runners for model in consumer.pool.models().values()):
-            missing.append("a runner")
+        missing = consumer.missing()
         return web.json_response({"missing": missing}, status=503 if missing else 200)
 
     async def metrics(_: web.Request) -> web.Response:

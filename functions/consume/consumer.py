@@ -104,6 +104,16 @@ class Consumer:
             self._grace = grace
         self.stop_requested.set()
 
+    def missing(self) -> list[str]:
+        """What this consumer still waits for before it is ready, in words. A model without runners is enough: an
+        autoscaler starts the first runner when a task is queued."""
+        if self.stop_requested.is_set():
+            return ["this consumer, which is about to end"]
+        missing = [] if self.dispatcher.partitions.ready else ["partitions of the queue"]
+        if not self.pool.looked or not self.pool.models():
+            missing.append("a model: no runner has reported one, and none was published")
+        return missing
+
     def measure(self) -> None:
         """Set the gauges to the present values."""
         self.metrics.measure(self.dispatcher.queues, self.pool, self.attempts.storing, self._clock.now)

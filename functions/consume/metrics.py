@@ -35,6 +35,7 @@ class Metrics:
         )
         self.busy = Gauge("ai_image_gen_runner_busy_share", "Share of the pixel budget in use.", ["model"], registry=r)
         self.runners = Gauge("ai_image_gen_runners", "Runners that answer.", ["model"], registry=r)
+        self.loading = Gauge("ai_image_gen_runners_loading", "Runners that load the model.", ["model"], registry=r)
         self.retries = Counter(
             "ai_image_gen_retries", "Attempts that ended without an outcome.", ["model", "code"], registry=r
         )
@@ -55,6 +56,7 @@ class Metrics:
             self.busy.labels(model).set(share)
         for name, served in pool.models().items():
             self.runners.labels(name).set(served.runners)
+            self.loading.labels(name).set(served.loading)
 
     def ended(self, outcome: Outcome) -> None:
         """Count an outcome and record the seconds of its stages."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,11 +20,13 @@ _VOLATILE = {"instance", "running_pixels", "waiting", "seconds_per_megapixel_ste
 
 @dataclass(eq=False)
 class _Member:
-    """One runner. `models`: those that take tasks now, by name; empty while the runner does not answer. `refusal`: why
-    it refused this consumer when it was last asked; empty if it did not."""
+    """One runner. `models`: those that take tasks now, by name; `loading`: the names of those that it is loading. Both
+    are empty while the runner does not answer. `refusal`: why it refused this consumer when it was last asked; empty if
+    it did not."""
 
     runner: RunnerClient
     models: dict[str, ServedModel] = field(default_factory=dict)
+    loading: frozenset[str] = frozenset()
     slots: set["Slot"] = field(default_factory=set)
     refusal: str = ""
 
@@ -77,6 +80,8 @@ class RunnerPool:
         self._members: dict[str, _Member] = {}
         self._published: dict[str, ServedModel] = {}
         self._published_here: set[str] = set()
+        self.looked = False
+        """Whether every runner was asked at least once."""
         self.changed: Callable[[], None] = lambda: None
         """Called whenever a slot is released or a runner begins to serve a model."""
 
@@ -96,14 +101,16 @@ class RunnerPool:
             if not self._members[url].slots:
                 del self._members[url]
         await asyncio.gather(*map(self._ask, tuple(self._members.values())))
+        self.looked = True
         await self._publish()
 
     async def _ask(self, member: _Member) -> None:
         before, reason, refusal = member.models, "it is loading or shutting down", ""
         try:
-            member.models = (await member.runner.describe()).served()
+            description = await member.runner.describe()
+            member.models, member.loading = description.served(), description.loading()
         except TaskError as error:
-            member.models, reason = {}, error.detail
+            member.models, member.loading, reason = {}, frozenset(), error.detail
             if isinstance(error, RunnerUnavailable):
                 refusal = error.detail
         # Once, not at every poll: only a change of a setting ends it.
@@ -135,18 +142,21 @@ class RunnerPool:
         different runners, each would correct the other without end. A record that says that no runner is left is the
         exception, because its writer may have ended since, and the gateways would believe it for ever.
         """
-        if model.model not in self._published_here or not model.runners:
+        if model.model not in self._published_here or not (model.runners or model.loading):
             self._published[model.model] = model
 
     def models(self) -> dict[str, ServedModel]:
-        """What each model can do now, by name. A model whose runners are all away keeps what was last published, with
-        0 runners."""
-        models = {name: model.model_copy(update={"runners": 0}) for name, model in self._published.items()}
-        for member in self._members.values():
-            for name, model in member.models.items():
-                count = models[name].runners if name in models else 0
-                models[name] = model.model_copy(update={"runners": count + 1})
-        return models
+        """What each model can do now, by name. A model whose runners are all away or loading keeps what was last
+        published, with 0 runners. A model that was never published has an entry once a runner has loaded it."""
+        models, members = dict(self._published), self._members.values()
+        for member in members:
+            models |= member.models
+        runners = Counter(name for member in members for name in member.models)
+        loading = Counter(name for member in members for name in member.loading)
+        return {
+            name: model.model_copy(update={"runners": runners[name], "loading": loading[name]})
+            for name, model in models.items()
+        }
 
     def has_room(self, model: str) -> bool:
         """Whether any runner of the model has pixels left in its budget."""

@@ -43,6 +43,7 @@ class ModelEntry(BaseModel):
         "default size before it resizes it; null for every other name."
     )
     runners: int = Field(description="How many runners of this model answered last.")
+    loading: int = Field(description="How many runners are loading this model.")
     queued: int = Field(description="How many tasks are queued for it.")
 
 

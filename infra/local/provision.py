@@ -1,16 +1,8 @@
-"""`python -m infra.local.provision`: create the missing topics and the bucket that the settings name."""
+"""`python -m infra.local.provision`: the same as `python -m adapters.provision`, which an image holds too."""
 
-from adapters.kafka_topics import create_topics
-from adapters.s3_store import create_bucket
-from config.settings import load_settings
+from adapters.provision import provision
 
-
-def provision() -> None:
-    """Create the missing topics and the bucket. Existing ones are not changed."""
-    settings = load_settings()
-    create_topics(settings)
-    create_bucket(settings)
-
+__all__ = ["provision"]
 
 if __name__ == "__main__":
     provision()

@@ -49,6 +49,7 @@ WRONG = {
     "client_timeout": ("0", "a number from 1 to 600"),
     "max_queued_tasks_per_user": ("0", f"{WHOLE} from 1"),
     "max_queued_tasks": ("1.5", f"{WHOLE} from 1"),
+    "scale_target_wait": ("0", "a number above 0 to 86,400"),
     "gateway_notice": ("601", "a number from 0 to 600"),
     "gateway_grace": ("soon", "a number from 0 to 3,600"),
     "body_limit": ("1", f"{WHOLE} from 1,024 to 67,108,864"),

@@ -10,9 +10,11 @@ import pytest
 
 from config.settings import Settings
 from runners.capabilities import describe, narrow
+from runners.describe import describe_unserved
 from runners.families import UnusableModel
 from runners.families.schedulers import SAMPLERS
 from runners.model_folder import inspect
+from tasks.capabilities import ServedModel
 
 
 def settings(model: str, **more: object) -> Settings:
@@ -79,3 +81,23 @@ def test_a_models_own_scheduler_comes_first(cache: Path, tmp_path: Path, own: st
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": own}))
     capabilities = describe(inspect(tmp_path, "sd-mini"), settings("sd-mini"))
     assert capabilities.default_scheduler == capabilities.schedulers[0] == first
+
+
+def test_a_model_is_described_for_publication_without_loading_it(cache: Path) -> None:
+    environ = {"PATH": "", "PYTHONPATH": ".", "MODEL_CACHE_DIR": str(cache), "MODEL_NAME": "sd-mini"}
+    code = "import sys, runners.describe; runners.describe.main(); assert not {'torch', 'diffusers'} & set(sys.modules)"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=60, text=True)
+    assert ran.returncode == 0, ran.stderr
+    model = ServedModel.model_validate_json(ran.stdout)
+    assert (model.model, model.runners, model.loading, model.seconds_per_megapixel_step) == ("sd-mini", 0, 0, 0.0)
+    assert (model.pixel_budget, model.loras) == (64 * 64, ("night", "outline"))
+    assert (
+        describe_unserved(settings("sd-mini", model_cache_dir=cache, runner_pixel_budget=3 * 64 * 64)).pixel_budget
+        == 3 * 64 * 64
+    )
+
+
+def test_a_model_without_a_folder_is_not_described(cache: Path) -> None:
+    with pytest.raises(UnusableModel, match="There is no model folder"):
+        describe_unserved(settings("no-model", model_cache_dir=cache))

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.queues import Queues
+from tasks.queues import Queues, Work
 from tasks.state import TaskState
 from tasks.task import ImageParams, Task
 from tests.support.world import card
@@ -176,3 +176,28 @@ def test_the_load_equals_a_count_of_every_task(steps: list[tuple[str, str, TaskS
     for user in "ab":
         counted = waiting + [tasks[i] for i in expected]
         assert queues.load(user) == (sum(each.user_id == user for each in counted), len(counted))
+
+
+def test_the_work_of_a_model_is_its_queued_and_running_tasks() -> None:
+    queues = filled("1", "2", "3")
+    queues.add(task("other", model="flux"), 0, QUEUED)
+    one = 64 * 64 * 10
+    assert queues.work("sd") == Work(queued=3, running=0, pixel_steps=3 * one)
+    queues.move("1", RUNNING)
+    assert queues.work("sd") == Work(queued=2, running=1, pixel_steps=3 * one)
+    queues.move("1", QUEUED)
+    assert queues.work("sd") == Work(queued=3, running=0, pixel_steps=3 * one)
+    for task_id in "123":
+        queues.move(task_id, DONE)
+        queues.move(task_id, DONE)
+    assert queues.work("sd") == queues.work("unheard of") == Work()
+    assert queues.work("flux") == Work(queued=1, running=0, pixel_steps=one)
+
+
+def test_tasks_of_forgotten_partitions_are_no_work() -> None:
+    queues = Queues({})
+    for partition in (0, 1):
+        queues.add(task(str(partition)), partition, QUEUED)
+    queues.move("1", RUNNING)
+    assert queues.forget({1}) == ["1"]
+    assert queues.work("sd") == Work(queued=1, running=0, pixel_steps=64 * 64 * 10)

@@ -82,7 +82,7 @@ async def test_without_the_setting_nobody_needs_a_key():
 async def test_every_route_of_the_api_refuses_a_request_without_a_key(tmp_path: Path):
     async with keyed(tmp_path) as k:
         for method, path in OPERATIONS:
-            answer = await k.client.request(method, path.format(task_id="0" * 32))
+            answer = await k.client.request(method, path.format(task_id="0" * 32, model="sd-mini"))
             problem = is_problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"].startswith("Bearer ")
             assert "X-API-Key" in problem["detail"]

@@ -36,6 +36,7 @@ TASK_ROUTES = (
     ("POST", "/cancel_task/{task_id}"),
     ("GET", "/events/{task_id}"),
 )
+SCALE = ("GET", "/scale/{model}")
 NOBODY = "0" * 32
 
 
@@ -50,11 +51,11 @@ class Tour:
     seen: set[Answer] = field(default_factory=set)
 
     async def ask(
-        self, route: tuple[str, str], *, task_id: str = NOBODY, query: str = "", **more: Any
+        self, route: tuple[str, str], *, task_id: str = NOBODY, model: str = "sd-mini", query: str = "", **more: Any
     ) -> httpx.Response:
         """One request of this route. Fails where the document does not have its answer."""
         method, path = route
-        answer = await self.client.request(method, path.format(task_id=task_id) + query, **more)
+        answer = await self.client.request(method, path.format(task_id=task_id, model=model) + query, **more)
         self.check(route, answer)
         return answer
 
@@ -147,6 +148,7 @@ async def tour(**settings: object) -> AsyncIterator[Tour]:
 async def answers(t: Tour) -> None:
     """Every answer that is not an error."""
     await t.ask(("GET", "/models"))
+    await t.ask(SCALE)
     task = await t.submit()
     here = {"task_id": task.task_id}
     await t.ask(("POST", "/cancel_task/{task_id}"), **here)
@@ -183,6 +185,7 @@ async def refused_bodies(t: Tour) -> None:
         {"model_name": "plain", "negative_prompt": "blue"},
     ):
         await t.ask(SUBMIT, json={**BODY, **body})
+    await t.ask(SCALE, model="nothing")
     await t.ask(SUBMIT, content=b"{", headers=JSON_TYPE)
     await t.ask(SUBMIT, content=b"{}")
     await t.ask(SUBMIT, content=b" " * (t.world.settings.body_limit + 1), headers=JSON_TYPE)
@@ -215,7 +218,7 @@ async def forged(t: Tour) -> None:
 async def outages(t: Tour) -> None:
     """Every error of a gateway that cannot reach the log or the store, or that fails itself."""
     requests: list[tuple[tuple[str, str], dict[str, Any]]] = [
-        *((route, {}) for route in TASK_ROUTES),
+        *((route, {}) for route in (*TASK_ROUTES, SCALE)),
         (SUBMIT, {"json": BODY, "headers": {"Idempotency-Key": "outage"}}),
     ]
     await t.ask(SUBMIT, json=BODY, headers={"Idempotency-Key": "so that the secret is known"})
@@ -234,7 +237,7 @@ async def outages(t: Tour) -> None:
             patch.setattr(TaskIndex, "reached", _false)
             await t.ask(route, **here, **more)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("generate", "get", "changes", "cancel", "image", "preview", "models"):
+        for name in ("generate", "get", "changes", "cancel", "image", "preview", "models", "scale"):
             patch.setattr(Gateway, name, _fail)
         for route, more in (*requests, (("GET", "/models"), {})):
             await t.ask(route, **more)
@@ -278,7 +281,7 @@ async def limits(t: Tour) -> None:
     """Every error of a client that has used up what one client may use."""
     for setting in ("max_connections", "max_connections_per_client"):
         async with no_room(t, setting) as limited:
-            for route in (SUBMIT, *TASK_ROUTES, ("GET", "/models")):
+            for route in (SUBMIT, *TASK_ROUTES, SCALE, ("GET", "/models")):
                 await limited.ask(route)
     async with no_room(t, "max_unknown_ids_per_second") as limited:
         for route in TASK_ROUTES:
@@ -312,10 +315,11 @@ async def test_with_keys_every_answer_is_documented_and_every_documented_one_giv
     (tmp_path / "keys").write_text(line.model_dump_json(exclude_none=True))
     async with tour() as without, tour(api_keys_file=tmp_path / "keys") as t:
         bearer = {"Authorization": f"Bearer {key}"}
-        for route in (SUBMIT, *TASK_ROUTES, ("GET", "/models")):
+        for route in (SUBMIT, *TASK_ROUTES, SCALE, ("GET", "/models")):
             await t.ask(route)
             await t.ask(route, query=f"?key={key}")
         await t.ask(SUBMIT, json={**BODY, "user_id": "bob"}, headers=bearer)
+        await t.ask(SCALE, model="plain", headers=bearer)
         assert sorted(t.documented() - without.documented() - t.seen) == []
         assert without.documented() < t.documented()
 
@@ -356,7 +360,16 @@ async def test_documents_have_exactly_the_fields_of_their_models_in_order():
 async def test_every_field_of_every_documented_object_is_described():
     async with tour() as t:
         schemas = t.document["components"]["schemas"]
-        for name in ("TaskStatus", "TaskImage", "TaskError", "TaskTimings", "TaskProgress", "ModelEntry", "Problem"):
+        for name in (
+            "TaskStatus",
+            "TaskImage",
+            "TaskError",
+            "TaskTimings",
+            "TaskProgress",
+            "ModelEntry",
+            "ModelScale",
+            "Problem",
+        ):
             for field_name, schema in schemas[name]["properties"].items():
                 described = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
                 assert described.get("description"), (name, field_name)

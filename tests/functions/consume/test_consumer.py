@@ -7,7 +7,7 @@ import pytest
 from adapters.clock import settle
 from tasks.errors import OutOfMemory
 from tasks.events import Released, Started
-from tests.support.world import World, world
+from tests.support.world import World, card, world
 
 LONG = {"steps": 100}
 
@@ -117,3 +117,25 @@ async def test_log_lines_name_the_attempt_by_its_number_and_count_the_tries(capl
     assert fields["generated", "attempt"] == 2
     assert fields["ended", "tries"] == 2
     assert ("ended", "attempt") not in fields
+
+
+async def test_a_consumer_is_ready_once_a_model_is_known_also_without_runners():
+    async with world() as w:
+        w.runners.clear()
+        unknown = await w.start()
+        assert [each.partition(":")[0] for each in unknown.consumer.missing()] == ["a model"]
+        await w.client.append_card(card(runners=0))
+        await settle()
+        assert unknown.consumer.missing() == []
+        await unknown.stop()
+        assert unknown.consumer.missing() == ["this consumer, which is about to end"]
+
+
+async def test_a_consumer_is_not_ready_before_it_has_asked_its_runners():
+    async with world() as w:
+        await w.client.append_card(card())
+        running = await w.start()
+        running.consumer.pool.looked = False
+        assert [each.partition(":")[0] for each in running.consumer.missing()] == ["a model"]
+        await running.consumer.pool.look()
+        assert running.consumer.missing() == []

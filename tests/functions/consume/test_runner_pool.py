@@ -120,6 +120,27 @@ async def test_a_model_that_a_runner_no_longer_serves_is_published_without_runne
     assert "memory://both of flux-mini is away" in caplog.text
 
 
+async def test_a_model_that_is_known_is_published_while_its_runners_load_it(house: PoolOfTwins):
+    house.pool.learn(FLUX)
+    house.both.loading_models = {"flux-mini"}
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 1)
+    assert house.pool.take("flux-mini", 1) is None
+    house.both.away = True
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 0)
+    house.both.away, house.both.loading_models = False, set()
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (1, 0)
+    house.both.away = True
+    await house.pool.look()
+    published = house.published("flux-mini")[-1]
+    assert (published.runners, published.loading) == (0, 0)
+
+
 async def test_of_earlier_records_of_a_model_the_newest_counts(house: PoolOfTwins):
     """A topic that Kafka has not compacted yet holds older records too."""
     for runners in (1, 0):
@@ -142,6 +163,16 @@ async def test_two_consumers_that_count_different_runners_do_not_correct_each_ot
     house.pool.learn(SD.model_copy(update={"runners": 2}))
     await house.pool.look()
     assert [model.runners for model in house.published("sd-mini")] == [1]
+
+
+async def test_consumers_of_which_one_sees_no_runner_load_do_not_correct_each_other(house: PoolOfTwins):
+    house.pool.learn(SD)
+    house.runners.clear()
+    await house.pool.look()
+    for _ in range(3):
+        house.pool.learn(SD.model_copy(update={"runners": 0, "loading": 1}))
+        await house.pool.look()
+    assert [(model.runners, model.loading) for model in house.published("sd-mini")] == [(0, 0)]
 
 
 async def test_a_runner_that_refuses_this_consumer_is_named_in_the_log_once(
