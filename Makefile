@@ -38,6 +38,14 @@ fmt: $(STAMP) ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lambda-check: $(STAMP) ## build the Lambda function and call it through the runtime interface emulator, which this installs
+	infra/lambda/package.sh .local/lambda "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+	@rm -rf .local/lambda/emulator
+	$(BIN)/uv pip install --quiet --target .local/lambda/emulator awslambdaric==4.2.2
+	$(BIN)/uv pip install --quiet --target .local/lambda/emulator --no-deps aws-sam-cli==1.170.0
+	@chmod +x .local/lambda/emulator/samcli/local/rapid/aws-lambda-rie-*
+	LAMBDA_EMULATOR=.local/lambda $(BIN)/python -m pytest tests/e2e/test_fed_by_platforms.py -k lambda $(ARGS)
+
 bench: $(STAMP) ## measure: submit to first event, throughput, backlog, the engine
 	$(BIN)/python -m tools.bench
 
@@ -67,4 +75,4 @@ $(STAMP): requirements/dev.txt requirements/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
 	@touch $@
 
-.PHONY: help run test soak check fmt bench build docs lock kubernetes-check clean
+.PHONY: help run test lambda-check kubernetes-check soak check fmt bench build docs lock clean

@@ -135,28 +135,36 @@ class KafkaLog:
         self._members.append(member)
         return member
 
+    async def events_since(self, times: Mapping[Partition, float]) -> Mapping[Partition, int]:
+        """See LogReader."""
+        topic = self.events_topic
+        # The ends are asked for first. An event that is appended between the two answers is then read, not skipped.
+        ends = await self._offsets({TopicPartition(topic, partition): OffsetSpec.latest() for partition in times})
+        first = await self._offsets(
+            {
+                TopicPartition(topic, partition): OffsetSpec.for_timestamp(int(time * 1000))
+                for partition, time in times.items()
+            }
+        )
+        return {key[1]: offset if offset >= 0 else ends[key] for key, offset in first.items()}
+
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
         """See LogReader."""
-        topics = (*self._settings.lane_names, self.events_topic)
-        timeout = self._settings.kafka_timeout
-        loop = asyncio.get_running_loop()
         self._refuse_if_unavailable()
         try:
-            counts = await loop.run_in_executor(None, partition_counts, self._admin, timeout)
-            latest = {
+            counts = await asyncio.get_running_loop().run_in_executor(
+                None, partition_counts, self._admin, self._settings.kafka_timeout
+            )
+        except KafkaException as error:
+            raise QueueUnavailable(retry_after=_RETRY_AFTER) from error
+        topics = (*self._settings.lane_names, self.events_topic)
+        return await self._offsets(
+            {
                 TopicPartition(topic, partition): OffsetSpec.latest()
                 for topic in topics
                 for partition in range(counts.get(topic, 0))
             }
-            futures = await loop.run_in_executor(
-                None, lambda: self._admin.list_offsets(latest, request_timeout=timeout)
-            )
-            results = await asyncio.wait_for(
-                asyncio.gather(*(asyncio.wrap_future(future) for future in futures.values())), timeout
-            )
-        except (KafkaException, TimeoutError) as error:
-            raise QueueUnavailable(retry_after=_RETRY_AFTER) from error
-        return {(tp.topic, tp.partition): result.offset for tp, result in zip(futures, results, strict=True)}
+        )
 
     async def close(self) -> None:
         """See TaskLog."""
@@ -195,6 +203,23 @@ class KafkaLog:
     def _refuse_if_unavailable(self) -> None:
         if self._connectivity.unavailable:
             raise QueueUnavailable(retry_after=_RETRY_AFTER)
+
+    async def _offsets(self, wanted: dict[TopicPartition, OffsetSpec]) -> dict[tuple[str, Partition], int]:
+        """The offsets that the brokers give for these partitions. Below 0: there is no such record."""
+        self._refuse_if_unavailable()
+        if not wanted:
+            return {}
+        timeout = self._settings.kafka_timeout
+        try:
+            futures = await asyncio.get_running_loop().run_in_executor(
+                None, lambda: self._admin.list_offsets(wanted, request_timeout=timeout)
+            )
+            results = await asyncio.wait_for(
+                asyncio.gather(*(asyncio.wrap_future(future) for future in futures.values())), timeout
+            )
+        except (KafkaException, TimeoutError) as error:
+            raise QueueUnavailable(retry_after=_RETRY_AFTER) from error
+        return {(tp.topic, tp.partition): result.offset for tp, result in zip(futures, results, strict=True)}
 
     def _lane_key(self, task: Task) -> str:
         shards = self._settings.lane_shards.get(task.model_name, 1)

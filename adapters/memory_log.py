@@ -237,6 +237,15 @@ class MemoryLog:
         self.members.append(member)
         return member
 
+    async def events_since(self, times: Mapping[Partition, float]) -> Mapping[Partition, int]:
+        """See LogReader."""
+        if self.broker.down:
+            raise QueueUnavailable(retry_after=1)
+        topic = self.broker.topics[EVENTS]
+        return {
+            partition: sum(record.timestamp < time for record in topic[partition]) for partition, time in times.items()
+        }
+
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
         """See LogReader."""
         if self.broker.down:

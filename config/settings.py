@@ -255,6 +255,18 @@ class Settings(BaseModel):
         description="Consumer: seconds after its creation for which a task that only a newer version understands waits "
         "for such a consumer; then it fails.",
     )
+    lambda_partial_failures: bool = Field(
+        True,
+        description="AWS Lambda: the event source mapping has ReportBatchItemFailures. false: the function fails while "
+        "a task of the batch has no outcome, so that the whole batch is delivered again.",
+    )
+    knative_timeout: float = Field(
+        300.0,
+        ge=10,
+        le=86_400,
+        description="Knative: timeoutSeconds of the service. A task that has no outcome 5 seconds earlier goes back to "
+        "the source, which delivers it again.",
+    )
     max_unstored: int = Field(
         32,
         ge=1,

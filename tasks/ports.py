@@ -112,6 +112,12 @@ class LogReader(Protocol):
         """
         ...
 
+    async def events_since(self, times: Mapping[Partition, float]) -> Mapping[Partition, int]:
+        """For each of these partitions of the events topic, the offset of the first event that was appended at or after
+        its time (Unix seconds); the end of the partition if there is none. Raises QueueUnavailable if Kafka does not
+        answer in time."""
+        ...
+
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
         """The current end offset of each partition of lanes and events, by (topic, partition). Raises QueueUnavailable
         if Kafka does not answer in time."""

@@ -6,12 +6,18 @@ page read the answers. Such a request still carries the page's host name, so a g
 
 import ipaddress
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from config.settings import Settings
 from config.values import network
 
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9._-]{1,255}))(?::[0-9]{0,5})?", re.ASCII)
+
+_LONGEST = 263
+"""Characters of the longest name with a port."""
+_REMEMBERED = 1024
+"""Authorities whose answer is kept: every request asks, and nearly all clients write the same few."""
 
 
 class Hosts:
@@ -29,11 +35,13 @@ class Hosts:
         names = [_name(host) for host in own if network(host) is None]
         self._names = {name for name in names if not name.startswith("*")}
         self._domains = tuple(name[1:] for name in names if name.startswith("*."))
+        self._is_own = lru_cache(_REMEMBERED)(self._names_this_gateway)
 
     def __contains__(self, authority: str) -> bool:
         """Whether `host` or `host:port`, as a client wrote it, names this gateway."""
-        if self.any:
-            return True
+        return self.any or (len(authority) <= _LONGEST and self._is_own(authority))
+
+    def _names_this_gateway(self, authority: str) -> bool:
         match = _AUTHORITY.fullmatch(authority.lower())
         if match is None:
             return False

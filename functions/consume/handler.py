@@ -68,7 +68,7 @@ class Handler:
         self._task_log = task_log
         self._store = store
         self._clock = clock
-        self._owner = owner
+        self.owner = owner
         self._metrics = metrics
         self._max_runtime = max_runtime
 
@@ -186,7 +186,7 @@ class Handler:
     def _released(self, attempt: Attempt, code: str, delay: float, counts: bool) -> Released:
         self._metrics.retries.labels(attempt.task.model_name, code).inc()
         logger.info("requeued", extra={"task_id": attempt.task.task_id, "attempt": attempt.number, "code": code})
-        return attempt.released(self._owner, self._clock.now(), code, delay, counts)
+        return attempt.released(self.owner, self._clock.now(), code, delay, counts)
 
     async def _generate(self, attempt: Attempt, slot: Slot) -> None:
         if attempt.stopped_by is not None:
@@ -227,7 +227,7 @@ class Handler:
                             slot.release()
                         if self._clock.monotonic() - emitted >= PROGRESS_SECONDS or step == steps:
                             emitted = self._clock.monotonic()
-                            self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
+                            self._task_log.emit(attempt.progress(self.owner, self._clock.now()), attempt.partition)
                     case Preview():
                         self._emit_preview(attempt, frame)
                     case Image():
@@ -269,11 +269,11 @@ class Handler:
         if not attempt.task.previews or too_soon or len(frame.payload) > PREVIEW_BYTES:
             return
         attempt.previewed_at = now
-        self._task_log.emit_preview(attempt.preview(frame, self._owner, self._clock.now()))
+        self._task_log.emit_preview(attempt.preview(frame, self.owner, self._clock.now()))
 
     def _begin(self, attempt: Attempt, slot: Slot) -> None:
         attempt.accepted = True
-        self._task_log.emit(attempt.started(self._owner, self._clock.now()), attempt.partition)
+        self._task_log.emit(attempt.started(self.owner, self._clock.now()), attempt.partition)
         fields = {"task_id": attempt.task.task_id, "attempt": attempt.number, "runner": slot.runner.url}
         logger.info("started", extra=fields)
 
@@ -318,7 +318,7 @@ class Handler:
         while True:
             await self._clock.sleep(HEARTBEAT_SECONDS)
             if attempt.accepted:
-                self._task_log.emit(attempt.progress(self._owner, self._clock.now()), attempt.partition)
+                self._task_log.emit(attempt.progress(self.owner, self._clock.now()), attempt.partition)
 
     async def _retry_until_available(self, call: Callable[[], Awaitable[T]]) -> T:
         delays = itertools.chain(BACKOFF_SECONDS, itertools.repeat(BACKOFF_SECONDS[-1]))

@@ -1,5 +1,7 @@
 """What every log promises its writers and its readers without a group, on the twin and on the real broker alike."""
 
+import asyncio
+import time
 import uuid
 
 from tasks.events import CancelRequested, Started, parse_event
@@ -106,3 +108,23 @@ async def test_a_dead_letter_holds_the_whole_record_and_the_reason(bench: LogBen
     assert value == b"\xff{"
     assert headers["trace"] == b"x"
     assert headers["kafka_dlt-exception-message"] == b"no JSON"
+
+
+async def test_the_events_since_a_time_begin_at_the_first_one_that_was_appended_then(bench: LogBench) -> None:
+    log = bench.log()
+    for at in (1.0, 2.0):
+        await log.append_event(CancelRequested(task_id=bench.task().task_id, at=at), 1)
+    async with reading(log.follow({(log.events_topic, 1): 0})) as follower:
+        await follower.until(lambda: len(follower.of_kind("event")) == 2)
+    second = follower.of_kind("event")[1].timestamp
+    await _later_than(second)
+    await log.append_event(CancelRequested(task_id=bench.task().task_id, at=3.0), 1)
+    assert await log.events_since({1: 0.0, 2: 0.0}) == {1: 0, 2: 0}
+    assert await log.events_since({1: second + 0.002}) == {1: 2}
+    assert await log.events_since({1: time.time() + 60}) == {1: 3}
+
+
+async def _later_than(moment: float) -> None:
+    """Until the clock is some milliseconds past the moment: brokers note the time of a record in milliseconds."""
+    while time.time() < moment + 0.005:
+        await asyncio.sleep(0.001)

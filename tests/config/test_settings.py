@@ -59,6 +59,8 @@ WRONG = {
     "max_runtime": ("0", "a number above 0 to 86,400"),
     "consumer_grace": ("-1", "a number from 0 to 3,600"),
     "consumer_port": ("65536", f"{WHOLE} from 0 to 65,535"),
+    "lambda_partial_failures": ("some", "true or false"),
+    "knative_timeout": ("5", "a number from 10 to 86,400"),
     "not_understood_wait": ("-1", "a number from 0 to 604,800"),
     "max_unstored": ("0", f"{WHOLE} from 1 to 10,000"),
     "log_format": ("xml", "text or json"),

@@ -1,7 +1,7 @@
 """AWS Lambda with a Kafka event source (Amazon MSK or self-managed): `functions.consume.lambda_.handler`.
 
-The event source mapping needs ReportBatchItemFailures. Its batches should be small enough to end within
-the function's timeout.
+The event source mapping needs ReportBatchItemFailures, or LAMBDA_PARTIAL_FAILURES must be false: Lambda takes an answer
+that names failures for success if the mapping does not ask for them. infra/lambda/ has a template.
 """
 
 import asyncio
@@ -9,17 +9,15 @@ import base64
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from config.logging import configure_logging
 from config.settings import load_settings
-from functions.consume.triggers.push import PushConsumer, open_push_consumer
+from functions.consume.triggers.push import MARGIN_SECONDS, OutOfTime, PushConsumer, open_push_consumer
 from tasks.log import Place, Record
 from tasks.names import find_lane
-
-MARGIN_SECONDS = 5.0
-"""Seconds of the function's time that are reserved for releasing unfinished tasks."""
 
 
 class Context(Protocol):
@@ -32,9 +30,17 @@ class Context(Protocol):
 
 def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Bring every task of the batch to its outcome. The answer names, for each partition, the first record without one:
-    the platform delivers that record and all after it again."""
-    loop, _, push = _environment()
-    return loop.run(answer(push, event, context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS))
+    the platform delivers that record and all after it again.
+
+    If LAMBDA_PARTIAL_FAILURES is false, raises OutOfTime instead: the platform delivers the whole batch again, and the
+    tasks that have an outcome are not run a second time.
+    """
+    environment = _environment()
+    seconds = context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
+    response = environment.loop.run(answer(environment.push, event, seconds))
+    if response["batchItemFailures"] and not environment.partial_failures:
+        raise OutOfTime(f"Records without an outcome: {response['batchItemFailures']}")
+    return response
 
 
 async def answer(push: PushConsumer, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -73,11 +79,22 @@ def _failures(left: Sequence[Record]) -> Iterator[dict[str, Any]]:
         yield {"itemIdentifier": {"partition": name, "offset": offset}}
 
 
+@dataclass(frozen=True)
+class _Environment:
+    """What a warm process keeps between two calls. The stack is kept so that nothing on it is closed."""
+
+    loop: asyncio.Runner
+    stack: AsyncExitStack
+    push: PushConsumer
+    partial_failures: bool
+
+
 @functools.cache
-def _environment() -> tuple[asyncio.Runner, AsyncExitStack, PushConsumer]:
-    """Built at the first call and kept while the process is warm; the stack is returned so that it is not closed."""
+def _environment() -> _Environment:
+    """Built at the first call of the process."""
     settings = load_settings()
     # Lambda's disk is read-only, and the platform collects standard output.
     configure_logging(settings.model_copy(update={"log_dir": Path("-")}), "consumer_lambda")
     loop, stack = asyncio.Runner(), AsyncExitStack()
-    return loop, stack, loop.run(stack.enter_async_context(open_push_consumer(settings)))
+    push = loop.run(stack.enter_async_context(open_push_consumer(settings)))
+    return _Environment(loop, stack, push, settings.lambda_partial_failures)

@@ -96,7 +96,7 @@ async def test_a_pushed_record_whose_outcome_was_planted_fails():
         (record,) = [r for records in w.broker.topics[LANES[0]].values() for r in records]
         moved = record.value.replace(task.task_id.encode(), b"d" * 32)
         w.store.objects[f"tasks/{'d' * 32}/outcome.json"] = foreign(task, "system/id_secret")
-        outcome = await push.finish(Record("task", record.place, record.timestamp, record.key, moved))
+        outcome = await push.finish(Record("task", record.place, record.timestamp, record.key, moved), 60)
         assert outcome is not None
         assert outcome.error is not None
         assert outcome.error.code == "untrusted_outcome"

@@ -18,7 +18,8 @@ from functions.consume.triggers import aws_lambda, knative
 from tasks import reading
 from tasks.events import Outcome
 from tasks.lease import LEASE_SECONDS
-from tests.functions.consume.test_triggers import answered, cloud_event, kafka_event, on_lane, push_consumer
+from tests.functions.consume.test_triggers import answered, on_lane, push_consumer
+from tests.support.platform_events import cloud_event, kafka_event
 from tests.support.world import Running, World, world
 
 NEW_FIELD = "depth_map"
@@ -225,7 +226,7 @@ async def test_knative_is_asked_to_deliver_again_until_the_time_is_over():
         (record,) = on_lane(w)
         # The time of the event is the record's append time.
         headers = cloud_event(record) | {"ce-time": _iso(record.timestamp)}
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             answer = await client.post("/", data=record.value, headers=headers)
             assert (answer.status, (await answer.json())["code"]) == (503, "not_understood")
             assert int(answer.headers["Retry-After"]) > 0

@@ -1,7 +1,6 @@
 """Push triggers: requests as AWS Lambda and Knative's KafkaSource send them. On twins."""
 
 import asyncio
-import base64
 import json
 from typing import Any
 
@@ -17,6 +16,7 @@ from functions.consume.triggers.push import PushConsumer
 from tasks.errors import InvalidRequest, OutOfMemory, UnknownLane
 from tasks.log import Record
 from tasks.task import Task
+from tests.support.platform_events import cloud_event, kafka_event
 from tests.support.world import LANES, World, card, world
 
 LONG = {"steps": 100}
@@ -35,47 +35,6 @@ async def push_consumer(w: World) -> PushConsumer:
     push = PushConsumer(consumer, LANES, log, w.clock, w.settings.not_understood_wait)
     await push.prepare()
     return push
-
-
-def kafka_event(*records: Record, source: str = "aws:kafka") -> dict[str, Any]:
-    """What Lambda is called with."""
-    batches: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        place = record.place
-        batches.setdefault(f"{place.topic}-{place.partition}", []).append(
-            {
-                "topic": place.topic,
-                "partition": place.partition,
-                "offset": place.offset,
-                "timestamp": int(record.timestamp * 1000),
-                "timestampType": "CREATE_TIME",
-                "key": base64.b64encode(record.key.encode()).decode(),
-                "value": base64.b64encode(record.value).decode(),
-                "headers": [{"content-type": list(b"application/json")}, {"mark": [-61, -87]}],
-            }
-        )
-    return {
-        "eventSource": source,
-        "eventSourceArn": "arn:aws:kafka:eu-west-1:123456789012:cluster/images/0b1c",
-        "bootstrapServers": "b-2.images.kafka.eu-west-1.amazonaws.com:9092,b-1.images.kafka.eu-west-1.amazonaws.com:9092",
-        "records": batches,
-    }
-
-
-def cloud_event(record: Record) -> dict[str, str]:
-    """The headers KafkaSource sends."""
-    place = record.place
-    return {
-        "ce-specversion": "1.0",
-        "ce-type": "dev.knative.kafka.event",
-        "ce-source": f"/apis/v1/namespaces/images/kafkasources/tasks#{place.topic}",
-        "ce-subject": f"partition:{place.partition}#{place.offset}",
-        "ce-id": f"partition:{place.partition}/offset:{place.offset}",
-        "ce-time": "2026-11-24T10:15:30.123Z",
-        "ce-key": record.key,
-        "ce-kafkaheadertraceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "content-type": "application/json",
-    }
 
 
 def on_lane(w: World, lane: str = LANES[0]) -> list[Record]:
@@ -216,7 +175,7 @@ async def test_knative_gets_success_only_once_the_task_has_its_outcome() -> None
     async with world() as w:
         push = await push_consumer(w)
         task, record = await submit(w)
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             sent = asyncio.ensure_future(client.post("/", data=record.value, headers=cloud_event(record)))
             async with asyncio.timeout(10):
                 while not w.runner.running:
@@ -251,7 +210,7 @@ async def test_another_kind_of_request_is_refused_and_runs_nothing(change: dict[
         _, record = await submit(w)
         with pytest.raises(InvalidRequest):
             knative.record_of(cloud_event(record) | change, record.value, LANES)
-        async with TestClient(TestServer(knative.application(push))) as client:
+        async with TestClient(TestServer(knative.application(push, 295))) as client:
             answer = await client.post("/", data=record.value, headers=cloud_event(record) | change)
             assert (answer.status, (await answer.json())["code"]) == (422, "invalid_request")
             assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -159,6 +159,9 @@ class FaultyLog:
     def read_events(self, offsets: Mapping[Partition, int]) -> AsyncGenerator[Records, None]:
         return self._fault.stream(lambda _: "delivery to an orphan", self._log.read_events(offsets))
 
+    async def events_since(self, times: Mapping[Partition, float]) -> Mapping[Partition, int]:
+        return await self._fault.call("events since", lambda: self._log.events_since(times), QueueUnavailable)
+
     async def ends(self) -> Mapping[tuple[str, Partition], int]:
         return await self._fault.call("ends", self._log.ends, QueueUnavailable)
 
