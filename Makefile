@@ -12,7 +12,6 @@ MINUTES ?= 10
 KILLS ?= 200
 SEED ?= 7
 KUSTOMIZE_VERSION := v5.7.1
-KUBECONFORM_VERSION := v0.7.0
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet
 
@@ -63,8 +62,7 @@ lock: $(STAMP) ## resolve the requirements anew, with the newest releases: ARGS=
 
 kubernetes-check: $(STAMP) ## build infra/kubernetes with kustomize and validate it; needs Go
 	GOBIN=$(CURDIR)/.local/go go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
-	GOBIN=$(CURDIR)/.local/go go install github.com/yannh/kubeconform/cmd/kubeconform@$(KUBECONFORM_VERSION)
-	$(BIN)/python -m tools.kubernetes .local/go/kustomize .local/go/kubeconform
+	$(BIN)/python -m tools.kubernetes .local/go/kustomize
 
 clean: ## remove what was made here: environment, data, logs
 	rm -rf $(VENV) .local logs
