@@ -115,7 +115,8 @@ async def test_the_events_of_an_older_owner_renew_its_lease_and_its_release_requ
 async def test_a_task_that_ended_with_an_unknown_status_has_ended(version: str):
     async with world() as w:
         task = await on_lane(w, sample(version, "task_by_hand"))
-        stored = sample(version, "outcome_completed") | {"status": "completed_in_part", "task_id": task.task_id}
+        value = sample(version, "outcome_completed")
+        stored = json.loads(json.dumps(value).replace(value["task_id"], task.task_id)) | {"status": "completed_in_part"}
         await write_event(w, sample(version, "started") | {"task_id": task.task_id})
         w.store.objects[f"tasks/{task.task_id}/outcome.json"] = json.dumps(stored | {FROM_THE_FUTURE: 1}).encode()
         await w.start()
@@ -199,6 +200,7 @@ async def test_a_gateway_answers_an_unknown_status_and_continues():
         client, _gateway = await w.gateway()
         value = sample(VERSIONS[0], "outcome_failed")
         value |= {"status": "refused", "error": {"code": "a_code_from_the_future", "message": "It is new."}}
+        w.store.objects[f"tasks/{value['task_id']}/outcome.json"] = json.dumps(value).encode()
         w.broker.append(EVENTS, 0, value["task_id"], json.dumps(value).encode(), {})
         await settle()
         answer = (await client.get(f"/check_status/{value['task_id']}")).json()
