@@ -17,7 +17,7 @@ from tasks.queues import Queues
 from tasks.reading import PreviewRead
 
 _CATCH_UP_SECONDS = 4.0
-_WAKES_AT_ONCE = 8
+_WAKES_AT_ONCE = 4
 _WAKE_PAUSE_SECONDS = 0.001
 """Callers that are woken at once, and the pause until the next ones. Each sends an answer or an event, 50 us of work:
 a task with hundreds of listeners must leave most of the time to other requests."""
