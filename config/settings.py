@@ -1,6 +1,5 @@
 """Every setting of the service: one class, read from the environment. docs/settings.md is generated from it."""
 
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from config.kafka_config import kafka_config
 from config.secret_files import WrongSecret, read_secret
 from config.values import (
+    Address,
     Aliases,
     Allowed,
     HostNames,
@@ -26,9 +26,7 @@ from config.values import (
     Urls,
     allowed,
     check_aliases,
-    check_hosts,
     check_lanes,
-    check_urls,
     is_secret,
     without_user,
 )
@@ -137,7 +135,7 @@ class Settings(BaseModel):
         30.0, ge=0, le=3600, description="Runner: seconds that its tasks have to end after SIGTERM."
     )
 
-    listen_host: Annotated[str, Allowed("an IP address")] = Field(
+    listen_host: Address = Field(
         "127.0.0.1",
         description="IP address each part listens on; 0.0.0.0 (in a container, say): every interface. Only the gateway "
         "asks for keys, so keep consumers and runners on a private network. `make run` uses it for the gateway alone.",
@@ -279,36 +277,6 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The lowest level that is logged."
     )
-
-    @field_validator("runner_urls", "aws_endpoint_url_s3", "public_url")
-    @classmethod
-    def _check_urls(cls, value: Any) -> Any:
-        check_urls([value] if isinstance(value, str) and value else value or ())
-        return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_hosts(value)
-        return value
-
-    @field_validator("listen_host")
-    @classmethod
-    def _check_listen_host(cls, value: str) -> str:
-        try:
-            return str(ipaddress.ip_address(value))
-        except ValueError:
-            raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                raise ValueError(str(error)) from None
-        return value
 
     @field_validator("lanes")
     @classmethod

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -42,6 +42,53 @@ def pairs(value: Any) -> Any:
     return items
 
 
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The network, or the network of this one address; None for any other text."""
+    try:
+        return ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
+    except ValueError:
+        return None
+
+
+_USER = re.compile(r"//[^/?#]*@")
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]{0,250}[a-z0-9_])?\.?", re.ASCII | re.IGNORECASE)
+
+
+def _check_url(url: str | None) -> str | None:
+    """The address, if it is one of HTTP without a user name: addresses are logged and given to others."""
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("an address begins with neither")
+    if url and _USER.search(url):
+        raise ValueError("it names a user")
+    return url
+
+
+def _check_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        _check_url(url)
+    return urls
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for text in networks:
+        ipaddress.ip_network(text)
+    return networks
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if host != "*" and network(host) is None and not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{host!r} is none of them")
+    return hosts
+
+
+def _check_address(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise ValueError("127.0.0.1 and 0.0.0.0, for example") from None
+
+
 Lanes = Annotated[
     dict[str, float],
     BeforeValidator(pairs),
@@ -52,23 +99,33 @@ Shards = Annotated[
 ]
 Aliases = Annotated[dict[str, str], BeforeValidator(pairs), Allowed("name=model separated by commas")]
 _NO_USER = "without a user name or password"
-Url = Annotated[str | None, Allowed(f"an address that begins with http:// or https://, {_NO_USER}")]
+Url = Annotated[
+    str | None, AfterValidator(_check_url), Allowed(f"an address that begins with http:// or https://, {_NO_USER}")
+]
 Urls = Annotated[
     tuple[str, ...],
     BeforeValidator(split),
+    AfterValidator(_check_urls),
     Allowed(f"addresses that begin with http:// or https://, {_NO_USER}, separated by commas"),
 ]
 PublicUrl = Annotated[
-    str, Allowed(f"an address that begins with http:// or https:// and does not end with /, {_NO_USER}")
+    str,
+    AfterValidator(_check_url),
+    Allowed(f"an address that begins with http:// or https:// and does not end with /, {_NO_USER}"),
 ]
-Networks = Annotated[tuple[str, ...], BeforeValidator(split), Allowed("IP addresses and networks separated by commas")]
+Networks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(split),
+    AfterValidator(_check_networks),
+    Allowed("IP addresses and networks separated by commas"),
+]
 Hosts = Annotated[
     tuple[str, ...],
     BeforeValidator(split),
+    AfterValidator(_check_hosts),
     Allowed("host names without a port, *.domain, IP addresses and networks, separated by commas, or *"),
 ]
-_USER = re.compile(r"//[^/?#]*@")
-_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]{0,250}[a-z0-9_])?\.?", re.ASCII | re.IGNORECASE)
+Address = Annotated[str, AfterValidator(_check_address), Allowed("an IP address")]
 Secret = SecretStr | None
 """A setting of this type is never shown, and may also be read from a file: see config.secret_files."""
 
@@ -128,33 +185,9 @@ def check_aliases(aliases: Mapping[str, str], model: str, others: Mapping[str, s
             raise ValueError(f"{target} is a name of {others[target]}")
 
 
-def check_urls(urls: Iterable[str]) -> None:
-    """Raise ValueError unless each is an HTTP address without a user name: addresses are logged and given to others."""
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("an address begins with neither")
-        if _USER.search(url):
-            raise ValueError("it names a user")
-
-
 def without_user(text: str) -> str:
     """The text without the user names and passwords of the addresses in it."""
     return _USER.sub("//***@", text)
-
-
-def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The network, or the network of this one address; None for any other text."""
-    try:
-        return ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
-    except ValueError:
-        return None
-
-
-def check_hosts(hosts: Iterable[str]) -> None:
-    """Raise ValueError unless each is a host name, *.domain, an IP address, a network or *."""
-    for host in hosts:
-        if host != "*" and network(host) is None and not _HOST_NAME.fullmatch(host):
-            raise ValueError(f"{host!r} is none of them")
 
 
 def allowed(field: FieldInfo) -> str:
