@@ -13,13 +13,11 @@ from adapters.kafka_client import Connectivity
 from adapters.kafka_commit_times import CommitTimes, metadata_ms
 from adapters.kafka_reader import CALL_SECONDS, HANDOVER_SECONDS, Reader
 from config.settings import Settings
-from tasks.log import Assigned, Partition, Revoked
+from tasks.log import CLOCK_SKEW_SECONDS, Assigned, Partition, Revoked
 
 logger = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 0.2
-_CLOCK_SKEW_MS = 60_000
-"""How far the clocks of two brokers may differ: append times of two partitions are compared."""
 _NO_ANSWER = {
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
@@ -162,7 +160,7 @@ class GroupReader(Reader):
             commit_ms = metadata_ms(tp.metadata) if tp.offset >= 0 else 0
             since_ms[tp.partition] = min(since_ms.get(tp.partition, commit_ms), commit_ms)
         ends = self._until_answered(lambda: self._ends(topic, partitions), self._admin)
-        times = [TopicPartition(topic, p, max(0, since_ms[p] - _CLOCK_SKEW_MS)) for p in partitions]
+        times = [TopicPartition(topic, p, max(0, since_ms[p] - int(CLOCK_SKEW_SECONDS * 1000))) for p in partitions]
         starts = self._until_answered(lambda: consumer.offsets_for_times(times, timeout=CALL_SECONDS), consumer)
         # An offset below 0 means that no record is that young. Then there is nothing to read first. The partition is
         # read from the end that was just asked for, not from "latest": an event appended meanwhile would be skipped.

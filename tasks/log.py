@@ -6,6 +6,8 @@ from typing import Literal
 
 RecordKind = Literal["task", "event", "card", "preview"]
 Partition = int
+CLOCK_SKEW_SECONDS = 60.0
+"""How far the clocks of two brokers may differ: append times of two partitions are compared."""
 
 
 @dataclass(frozen=True, slots=True)

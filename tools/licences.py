@@ -52,7 +52,8 @@ class Package(NamedTuple):
     use: str
 
 
-def _environments() -> Iterator[dict[str, str]]:
+def environments() -> Iterator[dict[str, str]]:
+    """The environments of every supported Python and system, as markers of requirements see them."""
     for python, (platform, system, machine) in itertools.product(PYTHONS, SYSTEMS):
         yield {
             "implementation_name": "cpython",
@@ -72,13 +73,13 @@ def _locked(lock: str) -> list[Requirement]:
 
 def packages() -> list[Package]:
     """Every package that some supported system installs, by use and name."""
-    environments = list(_environments())
+    supported = list(environments())
     by_name: dict[str, Package] = {}
     for lock, use in USES.items():
         versions: dict[str, list[str]] = {}
         for requirement in _locked(lock):
             marker = requirement.marker
-            if marker is None or any(marker.evaluate(environment) for environment in environments):
+            if marker is None or any(marker.evaluate(environment) for environment in supported):
                 versions.setdefault(requirement.name, []).append(str(requirement.specifier).removeprefix("=="))
         for name, of_name in versions.items():
             by_name.setdefault(name, Package(name, tuple(of_name), use))

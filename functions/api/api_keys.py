@@ -132,9 +132,9 @@ class ApiKeyFile:
     def _look(self) -> bool:
         """Read the file if it may have changed. True if its content has.
 
-        Size and modification time do not show every change: whoever writes the file may set that time, and two writes
-        within one tick of the clock have the same. Nobody can set the time of the last change (ctime). It is trusted
-        once it is so old that a further change would show in it; until then the content is read and compared.
+        Size and modification time do not show every change: a program that writes the file may set that time, and two
+        writes within one tick of the clock have the same. No program can set the time of the last change (ctime). It is
+        trusted once it is so old that a further change would show in it; until then the content is read and compared.
         """
         stamp: tuple[int, ...] | None = None
         try:

@@ -8,13 +8,12 @@ from urllib.parse import unquote
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from functions.api.health import PROBES
 from functions.api.hosts import Hosts
 from functions.api.metrics import GatewayMetrics
 from functions.api.problems import problem_of, render_problem
 from tasks.errors import BROWSER_RULES, UnknownHost
 
-PROBES = frozenset({"/livez", "/healthz", "/readyz"})
-"""Paths that answer to any host: a probe of Kubernetes asks the address of the pod."""
 _ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?#]*)(?P<path>/.*)?", re.IGNORECASE)
 
 

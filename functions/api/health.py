@@ -19,6 +19,9 @@ from tasks.ports import ImageStore, LogReader
 
 logger = logging.getLogger(__name__)
 
+PROBES = frozenset({"/livez", "/healthz", "/readyz"})
+"""The paths that an orchestrator asks. They answer to any host, because it asks the address of the pod, and no limit
+concerns them, because it would restart a gateway for being busy."""
 _CHECK_SECONDS = 1.0
 _READY_LAG = 1000
 """How many records behind the end of the log a gateway may be and still be ready."""

@@ -14,7 +14,7 @@ from config.values import network
 
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9._-]{1,255}))(?::[0-9]{0,5})?", re.ASCII)
 
-_LONGEST = 263
+_LONGEST = 261
 """Characters of the longest name with a port."""
 _REMEMBERED = 1024
 """Authorities whose answer is kept: every request asks, and nearly all clients write the same few."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.settings import Settings
 from functions.api.caller import Caller
+from functions.api.health import PROBES
 from functions.api.metrics import GatewayMetrics
 from functions.api.problems import problem_of, render_problem
 from tasks.errors import (
@@ -27,8 +28,6 @@ from tasks.errors import (
     TooManyWaits,
 )
 
-PROBES = frozenset({"/livez", "/healthz", "/readyz"})
-"""The paths that no limit concerns: an orchestrator would restart a gateway for being busy."""
 _RETRY_AFTER = 1.0
 _HELD = "ai_image_gen.held"
 """The key of the ASGI scope under which a request keeps the places that it holds until its answer is sent."""

@@ -2,14 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Self
 
 from tasks import runner_api
 from tasks.errors import TakenOver, TaskError
 from tasks.events import Progress, Released, Started, Timings
 from tasks.log import Partition
-from tasks.ownership import Action, Close, Stop
+from tasks.ownership import Action, Close, Stop, may_have_ended
 from tasks.preview import Preview
 from tasks.runner_api import Image, RunRequest
+from tasks.state import TaskState
 from tasks.task import DrawingFields, Task, shared_fields
 
 
@@ -50,6 +52,18 @@ class Attempt:
 
     stopped_by: TaskError | None = None
     """Written by `stop` alone: the error with which the attempt must end."""
+
+    @classmethod
+    def after(cls, state: TaskState, task: Task, partition: Partition, now: float) -> Self:
+        """The next attempt at a task whose state is `state`. `now`: Unix seconds."""
+        return cls(
+            task=task,
+            partition=partition,
+            number=state.attempt + 1,
+            tries=state.tries + 1,
+            queued_seconds=max(0.0, now - task.created_at),
+            check_store_first=may_have_ended(state),
+        )
 
     @property
     def storing(self) -> bool:

@@ -12,7 +12,7 @@ from functions.consume.runner_pool import Slot
 from tasks.errors import TakenOver
 from tasks.events import Released
 from tasks.log import Partition
-from tasks.ownership import Action, may_have_ended
+from tasks.ownership import Action
 from tasks.ports import Clock, TaskLog
 from tasks.state import TaskState
 from tasks.task import Task
@@ -63,14 +63,7 @@ class Attempts:
 
     def start(self, task: Task, partition: Partition, state: TaskState, slot: Slot) -> None:
         """Begin the next attempt at the task on the slot's runner. `state` is the task's state now."""
-        attempt = Attempt(
-            task=task,
-            partition=partition,
-            number=state.attempt + 1,
-            tries=state.tries + 1,
-            queued_seconds=max(0.0, self._clock.now() - task.created_at),
-            check_store_first=may_have_ended(state),
-        )
+        attempt = Attempt.after(state, task, partition, self._clock.now())
         self.under_way[task.task_id] = attempt
         self._background.spawn(self._run(attempt, slot))
 

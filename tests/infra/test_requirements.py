@@ -6,7 +6,7 @@ import itertools
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,25 +15,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tools.licences import PYTHONS, environments
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {"gateway": (), "runner": ("runner",), "dev": ("runner", "local", "dev")}
 LOCKS = [*EXTRAS, "uv"]
-PYTHONS = ["3.11", "3.12", "3.13"]
-SYSTEMS = [("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64")]
-
-
-def environments() -> Iterator[dict[str, str]]:
-    for python, (platform, system, machine) in itertools.product(PYTHONS, SYSTEMS):
-        yield {
-            "implementation_name": "cpython",
-            "platform_python_implementation": "CPython",
-            "python_version": python,
-            "python_full_version": f"{python}.1",
-            "sys_platform": platform,
-            "platform_system": system,
-            "platform_machine": machine,
-        }
 
 
 def entries(lock: str) -> list[str]:
@@ -64,7 +51,7 @@ def test_no_two_distributions_install_the_same_module() -> None:
 
 def test_requires_python_names_the_pythons_that_the_locks_are_tested_for() -> None:
     supported = SpecifierSet(PROJECT["requires-python"])
-    assert [f"3.{minor}" for minor in range(20) if supported.contains(f"3.{minor}.1")] == PYTHONS
+    assert [f"3.{minor}" for minor in range(20) if supported.contains(f"3.{minor}.1")] == list(PYTHONS)
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -9,7 +9,7 @@ attempts of a task are numbered and counted over all deliveries of its record.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,7 @@ from adapters.s3_store import S3Store
 from config.settings import Settings
 from functions.consume.attempt import Attempt
 from functions.consume.consumer import Consumer, build_consumer
+from functions.consume.publish_models import published_models
 from functions.consume.runner_pool import Slot
 from functions.consume.triggers.task_events import FollowedTask, TaskEvents
 from tasks.capabilities import ServedModel
@@ -27,9 +28,9 @@ from tasks.errors import Canceled, NotUnderstood, RanTooLong, StartedTooLate, Un
 from tasks.events import Outcome, Released
 from tasks.lease import LEASE_SECONDS
 from tasks.log import Partition, Record
-from tasks.ownership import Close, End, Offer, Watch, after_lease, may_begin, may_have_ended, next_action
+from tasks.ownership import Close, End, Offer, Watch, after_lease, may_begin, next_action
 from tasks.ports import Clock, TaskLog
-from tasks.reading import CardRead, TaskRead, Unreadable, read_record
+from tasks.reading import TaskRead, Unreadable, read_record
 from tasks.retry import MAX_TRIES
 from tasks.task import Task
 
@@ -74,14 +75,7 @@ class PushConsumer:
 
     async def prepare(self) -> None:
         """Read from the log what each model can do, also a model whose runners are all away; then ask the runners."""
-        async with aclosing(self._task_log.follow({})) as batches:
-            async for batch in batches:
-                for record in batch.records:
-                    read = read_record(record, self._models, self.lanes) if record.kind == "card" else None
-                    if isinstance(read, CardRead):
-                        self._models[read.card.model] = read.card
-                if batch.starts:
-                    break
+        self._models = await published_models(self._task_log)
         await self.look()
 
     async def look(self) -> None:
@@ -215,15 +209,7 @@ class PushConsumer:
         self, task: Task, partition: Partition, followed: FollowedTask, slot: Slot, whole: float
     ) -> Outcome | None:
         """One attempt. None: it was released, or it did not begin because the task's state had changed."""
-        state = followed.state
-        attempt = Attempt(
-            task=task,
-            partition=partition,
-            number=state.attempt + 1,
-            tries=state.tries + 1,
-            queued_seconds=max(0.0, self._clock.now() - task.created_at),
-            check_store_first=may_have_ended(state),
-        )
+        attempt = Attempt.after(followed.state, task, partition, self._clock.now())
         followed.attempt, began = attempt, self._clock.monotonic()
         try:
             result = await self._handler.run(attempt, slot, lambda attempt: may_begin(followed.state, attempt.number))

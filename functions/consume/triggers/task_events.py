@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from functions.consume.attempt import Attempt
 from tasks.errors import QueueUnavailable
 from tasks.events import Event
-from tasks.log import Partition, Record
+from tasks.log import CLOCK_SKEW_SECONDS, Partition, Record
 from tasks.ownership import next_action
 from tasks.ports import Clock, LogReader
 from tasks.reading import EventRead, read_record
 from tasks.state import TaskState, apply
 
-CLOCK_SKEW_SECONDS = 60.0
-"""How far the clocks of two brokers may differ: append times of a lane and of the events topic are compared."""
 RETRY_SECONDS = 0.5
 """Seconds before an unavailable Kafka is asked again."""
 

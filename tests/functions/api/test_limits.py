@@ -12,7 +12,8 @@ import pytest
 from adapters.clock import settle
 from functions.api.api_keys import new_key
 from functions.api.app import GatewayApp
-from functions.api.limits import PROBES, Places, Proxies, network_of
+from functions.api.health import PROBES
+from functions.api.limits import Places, Proxies, network_of
 from tasks.errors import TooManyWaits
 from tests.support.gateway_world import BODY, GatewayWorld, is_problem, world
 
